@@ -1,0 +1,402 @@
+//! [`Validity`]: which blocks are valid, and which of these are trusted, by machine words.
+//!
+//! ```text
+//!            not valid ── publish ──► valid, trusted ── distrust_all ──► valid
+//!                ▲                        │    ▲                        │  │
+//!                │                        │    └──────── trust ─────────┘  │
+//!                └───────── drop ─────────┴────────────── drop ────────────┘
+//! ```
+//!
+//! A *valid* block is one that the cache file claims to hold. It is *trusted* once this process has fetched it or has
+//! compared it with its checksum. Trusted implies valid, so the hit path looks at one word per word of its run and
+//! takes no lock; everything else is read-modify-write on the same words.
+//!
+//! # Memory
+//!
+//! Words live in chunks that are allocated when the first block of a chunk becomes valid, so the memory follows what
+//! is cached, and a device of many terabytes costs a directory of pointers. A flat vector was simpler, but it made
+//! opening a large device a matter of clearing memory, and a small device on a small machine pay for nothing.
+//!
+//! # Orderings
+//!
+//! Three pairs of operations race, and each is settled by the order in which both sides touch two words. All of them
+//! are read-modify-writes, which see the latest value of their word, so of two that cross at least one sees the other:
+//!
+//! - *publish* (or *trust*) sets the trusted bit, then reads the epoch; *distrust* bumps the epoch, then clears the
+//!   trusted bits. A block that was written before a flush that failed is therefore never left trusted.
+//! - *trust* sets the trusted bit, then reads the valid bit; *drop* clears the valid bit, then the trusted one. A block
+//!   is therefore never left trusted but not valid.
+//! - *publish* sets the valid bit before the trusted one, and the bytes are written before both (I1).
+//!
+//! The epoch is a `usize` that counts failed flushes; to be mistaken it would have to wrap within one fill.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use gibblox_core::GibbloxResult;
+use once_cell::race::OnceBox;
+
+use crate::error::out_of_memory;
+use crate::run::Run;
+use crate::sync::{AtomicUsize, Ordering};
+
+/// Words of one kind in a chunk.
+const WORDS: usize = if cfg!(model) { 1 } else { 256 };
+
+const WORD_BITS: u64 = usize::BITS as u64;
+
+/// Blocks that a chunk covers: 16 Ki where words have 64 bits.
+const CHUNK_BLOCKS: u64 = WORDS as u64 * WORD_BITS;
+
+/// Valid words, then trusted words.
+type Chunk = [AtomicUsize; 2 * WORDS];
+
+/// Whether a block is valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Missing,
+    Valid,
+}
+
+/// A moment between two failed flushes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Epoch(usize);
+
+/// What became of a publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Published {
+    /// The blocks are valid and trusted; so many of them were not valid before.
+    Trusted(u64),
+    /// A flush failed since the epoch that the caller gave: the blocks are valid, but not trusted.
+    Untrusted(u64),
+}
+
+/// The valid and the trusted blocks of a device.
+pub(crate) struct Validity {
+    total_blocks: u64,
+    chunks: Vec<OnceBox<Chunk>>,
+    epoch: AtomicUsize,
+}
+
+impl core::fmt::Debug for Validity {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Validity")
+            .field("total_blocks", &self.total_blocks)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where the bits of a part of a run lie: one word of one chunk.
+#[derive(Clone, Copy)]
+struct Place {
+    chunk: usize,
+    word: usize,
+    mask: usize,
+    /// The lba of the word's lowest bit.
+    first_lba: u64,
+}
+
+/// The directory has a chunk for every lba below the number of blocks, so its indices fit.
+const fn chunk_of(lba: u64) -> usize {
+    (lba / CHUNK_BLOCKS) as usize
+}
+
+const fn word_of(lba: u64) -> usize {
+    (lba % CHUNK_BLOCKS / WORD_BITS) as usize
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a number of bits of a word"
+)]
+const fn bits(count: u64) -> u32 {
+    count as u32
+}
+
+/// The words that hold the bits of `run`, in order.
+fn places(run: Run) -> impl Iterator<Item = Place> {
+    let mut lba = run.start();
+    core::iter::from_fn(move || {
+        if lba >= run.end() {
+            return None;
+        }
+        let first_lba = lba - lba % WORD_BITS;
+        let from = bits(lba - first_lba);
+        let count = bits((run.end() - lba).min(WORD_BITS - u64::from(from)));
+        let place = Place {
+            chunk: chunk_of(lba),
+            word: word_of(lba),
+            mask: (usize::MAX >> (usize::BITS - count)) << from,
+            first_lba,
+        };
+        lba += u64::from(count);
+        Some(place)
+    })
+}
+
+impl Validity {
+    /// Nothing valid. Fails where there is no memory for the directory of chunks.
+    pub(crate) fn new(total_blocks: u64) -> GibbloxResult<Self> {
+        let count = usize::try_from(total_blocks.div_ceil(CHUNK_BLOCKS))
+            .map_err(|_| out_of_memory("the validity bitmap"))?;
+        let mut chunks = Vec::new();
+        chunks
+            .try_reserve_exact(count)
+            .map_err(|_| out_of_memory("the validity bitmap"))?;
+        chunks.resize_with(count, OnceBox::new);
+        Ok(Self {
+            total_blocks,
+            chunks,
+            epoch: AtomicUsize::new(0),
+        })
+    }
+
+    fn chunk(&self, index: usize) -> Option<&Chunk> {
+        self.chunks.get(index).and_then(OnceBox::get)
+    }
+
+    fn chunk_or_new(&self, index: usize) -> GibbloxResult<&Chunk> {
+        if let Some(chunk) = self.chunk(index) {
+            return Ok(chunk);
+        }
+        let no_memory = || out_of_memory("the validity bitmap");
+        self.chunks
+            .get(index)
+            .ok_or_else(no_memory)?
+            .get_or_try_init(|| {
+                let mut words = Vec::new();
+                words
+                    .try_reserve_exact(2 * WORDS)
+                    .map_err(|_| no_memory())?;
+                words.resize_with(2 * WORDS, || AtomicUsize::new(0));
+                Box::<Chunk>::try_from(words.into_boxed_slice()).map_err(|_| no_memory())
+            })
+    }
+
+    /// Makes room for the bits of `run`, so that publishing it cannot fail.
+    pub(crate) fn reserve(&self, run: Run) -> GibbloxResult<()> {
+        for chunk in chunk_of(run.start())..=chunk_of(run.end() - 1) {
+            self.chunk_or_new(chunk)?;
+        }
+        Ok(())
+    }
+
+    /// Whether every block of `run` is valid and trusted. What its bytes are was written before.
+    pub(crate) fn is_trusted(&self, run: Run) -> bool {
+        places(run).all(|place| {
+            self.chunk(place.chunk).is_some_and(|chunk| {
+                chunk[WORDS + place.word].load(Ordering::Acquire) & place.mask == place.mask
+            })
+        })
+    }
+
+    fn valid_word(&self, place: Place) -> usize {
+        self.chunk(place.chunk)
+            .map_or(0, |chunk| chunk[place.word].load(Ordering::Acquire))
+    }
+
+    /// The state of the first block of `run`, and the longest beginning of `run` that shares it.
+    pub(crate) fn state_at(&self, run: Run) -> (State, Run) {
+        let mut state = None;
+        let mut lba = run.start();
+        while lba < run.end() {
+            let Some(chunk) = self.chunk(chunk_of(lba)) else {
+                // A chunk that was never allocated has no valid block.
+                if *state.get_or_insert(State::Missing) == State::Valid {
+                    break;
+                }
+                lba = (lba - lba % CHUNK_BLOCKS).saturating_add(CHUNK_BLOCKS);
+                continue;
+            };
+            let from = lba % WORD_BITS;
+            let word = chunk[word_of(lba)].load(Ordering::Acquire) >> from;
+            let state = *state.get_or_insert(if word & 1 == 0 {
+                State::Missing
+            } else {
+                State::Valid
+            });
+            let other = match state {
+                State::Missing => word,
+                State::Valid => !word,
+            };
+            // Shifting filled the top with zeros, which are no blocks of this word.
+            let same = u64::from(other.trailing_zeros()).min(WORD_BITS - from);
+            lba = lba.saturating_add(same);
+            if same < WORD_BITS - from {
+                break;
+            }
+        }
+        let end = lba.min(run.end());
+        let part = Run::new(run.start(), end).unwrap_or(run);
+        (state.unwrap_or(State::Missing), part)
+    }
+
+    /// How many blocks of `run` are valid.
+    pub(crate) fn count_valid(&self, run: Run) -> u64 {
+        places(run)
+            .map(|place| u64::from((self.valid_word(place) & place.mask).count_ones()))
+            .sum()
+    }
+
+    /// How many blocks are valid.
+    pub(crate) fn valid_blocks(&self) -> u64 {
+        self.chunks
+            .iter()
+            .filter_map(OnceBox::get)
+            .flat_map(|chunk| &chunk[..WORDS])
+            .map(|word| u64::from(word.load(Ordering::Acquire).count_ones()))
+            .sum()
+    }
+
+    /// Now, to be given to [`publish`](Self::publish) and [`trust`](Self::trust).
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.fetch_add(0, Ordering::AcqRel))
+    }
+
+    /// Makes `run` valid and trusted. Its bytes are written, all of them after `since`.
+    ///
+    /// The caller has [reserved](Self::reserve) the run.
+    pub(crate) fn publish(&self, run: Run, since: Epoch) -> Published {
+        let mut newly = 0;
+        for place in places(run) {
+            if let Some(chunk) = self.chunk(place.chunk) {
+                let before = chunk[place.word].fetch_or(place.mask, Ordering::AcqRel);
+                newly += u64::from((place.mask & !before).count_ones());
+            }
+        }
+        if self.set_trusted(run, since) {
+            Published::Trusted(newly)
+        } else {
+            Published::Untrusted(newly)
+        }
+    }
+
+    /// Trusts `run`, whose bytes were read after `since` and match their checksums.
+    pub(crate) fn trust(&self, run: Run, since: Epoch) {
+        self.set_trusted(run, since);
+        for place in places(run) {
+            if let Some(chunk) = self.chunk(place.chunk) {
+                let dropped = place.mask & !chunk[place.word].fetch_or(0, Ordering::AcqRel);
+                if dropped != 0 {
+                    chunk[WORDS + place.word].fetch_and(!dropped, Ordering::AcqRel);
+                }
+            }
+        }
+    }
+
+    /// Sets the trusted bits, and takes them back where a flush failed since `since`.
+    fn set_trusted(&self, run: Run, since: Epoch) -> bool {
+        for place in places(run) {
+            if let Some(chunk) = self.chunk(place.chunk) {
+                chunk[WORDS + place.word].fetch_or(place.mask, Ordering::AcqRel);
+            }
+        }
+        let current = self.epoch() == since;
+        if !current {
+            for place in places(run) {
+                if let Some(chunk) = self.chunk(place.chunk) {
+                    chunk[WORDS + place.word].fetch_and(!place.mask, Ordering::AcqRel);
+                }
+            }
+        }
+        current
+    }
+
+    /// Makes `run` not valid; returns how many of its blocks were.
+    pub(crate) fn drop(&self, run: Run) -> u64 {
+        let mut dropped = 0;
+        for place in places(run) {
+            if let Some(chunk) = self.chunk(place.chunk) {
+                let before = chunk[place.word].fetch_and(!place.mask, Ordering::AcqRel);
+                chunk[WORDS + place.word].fetch_and(!place.mask, Ordering::AcqRel);
+                dropped += u64::from((before & place.mask).count_ones());
+            }
+        }
+        dropped
+    }
+
+    /// Trusts nothing any more: a flush failed, and nobody knows what the medium kept.
+    pub(crate) fn distrust_all(&self) {
+        self.take_trusted(|_, _| ());
+    }
+
+    /// Makes everything that was trusted not valid: a flush failed, and there is nothing to compare with.
+    pub(crate) fn drop_trusted(&self) {
+        self.take_trusted(|valid, trusted| {
+            valid.fetch_and(!trusted, Ordering::AcqRel);
+        });
+    }
+
+    fn take_trusted(&self, with: impl Fn(&AtomicUsize, usize)) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        for chunk in self.chunks.iter().filter_map(OnceBox::get) {
+            let (valid, trusted) = chunk.split_at(WORDS);
+            for (valid, trusted) in valid.iter().zip(trusted) {
+                with(valid, trusted.swap(0, Ordering::AcqRel));
+            }
+        }
+    }
+
+    /// Makes nothing valid.
+    pub(crate) fn clear(&self) {
+        for chunk in self.chunks.iter().filter_map(OnceBox::get) {
+            let (valid, trusted) = chunk.split_at(WORDS);
+            for word in valid.iter().chain(trusted) {
+                word.store(0, Ordering::Release);
+            }
+        }
+    }
+
+    /// Takes in the bytes of the file's bitmap from its byte `first_byte` on: set bits become valid, not trusted.
+    ///
+    /// `first_byte` is a multiple of a word's size. Bits of blocks from `limit` on do not count, and whether there
+    /// were any is returned.
+    pub(crate) fn load(&self, first_byte: u64, bytes: &[u8], limit: u64) -> GibbloxResult<bool> {
+        let limit = limit.min(self.total_blocks);
+        let mut ignored = false;
+        let mut lba = first_byte * 8;
+        for piece in bytes.chunks(size_of::<usize>()) {
+            let mut word = [0; size_of::<usize>()];
+            for (to, from) in word.iter_mut().zip(piece) {
+                *to = *from;
+            }
+            let word = usize::from_le_bytes(word);
+            if word != 0 {
+                let counts = Run::new(lba, limit.min(lba + WORD_BITS))
+                    .and_then(|run| places(run).next())
+                    .map_or(0, |place| word & place.mask);
+                ignored |= counts != word;
+                if counts != 0 {
+                    self.chunk_or_new(chunk_of(lba))?[word_of(lba)]
+                        .fetch_or(counts, Ordering::AcqRel);
+                }
+            }
+            lba += WORD_BITS;
+        }
+        Ok(ignored)
+    }
+
+    /// Writes the bytes of the file's bitmap from its byte `first_byte` on: the valid blocks, and those of `extra`.
+    pub(crate) fn encode(&self, first_byte: u64, extra: Option<Run>, out: &mut [u8]) {
+        let device = Run::new(first_byte * 8, self.total_blocks);
+        out.fill(0);
+        let Some(covered) = device.map(|run| run.first(out.len() as u64 * 8)) else {
+            return;
+        };
+        for place in places(covered) {
+            let mut word = self.valid_word(place);
+            if let Some(part) = extra.and_then(|run| {
+                Run::new(place.first_lba, place.first_lba.saturating_add(WORD_BITS))?.clip(run)
+            }) {
+                word |= places(part).next().map_or(0, |place| place.mask);
+            }
+            let word = (word & place.mask).to_le_bytes();
+            // The first place may begin in the middle of its word.
+            let skip = (covered.start().saturating_sub(place.first_lba) / 8) as usize;
+            let at = (place.first_lba.saturating_sub(covered.start()) / 8) as usize;
+            for (to, from) in out.iter_mut().skip(at).zip(word.iter().skip(skip)) {
+                *to = *from;
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Limits and policies, each with its default and the reason for it.
+
+use gibblox_core::GibbloxResult;
+
+use crate::error::invalid_input;
+
+/// When the blocks of a cache file are compared with their checksums.
+///
+/// Blocks that this process fetched itself are in memory's hands and need no comparison, except under
+/// [`OnEveryRead`](Self::OnEveryRead). A block that does not match is fetched again; nobody sees an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum VerifyPolicy {
+    /// Once per process and block, on the first read of a block that an earlier process cached.
+    ///
+    /// The default: it makes a power cut, a damaged disk and a misplaced block harmless, and costs one pass of the
+    /// hash per block and process.
+    #[default]
+    OnFirstRead,
+    /// On every read, also of blocks that this process fetched: for files that others may write to or reset while
+    /// this reader is alive. Costs one more backend read and one pass of the hash on every hit.
+    OnEveryRead,
+    /// Never: for a backend that checks its content itself. What the file says is served.
+    Never,
+}
+
+/// How a [`CachedBlockReader`](crate::CachedBlockReader) fetches, stores and checks.
+///
+/// ```
+/// use gibblox_cache::{CacheConfig, VerifyPolicy};
+///
+/// let config = CacheConfig::new()
+///     .with_flush_every_blocks(1024)
+///     .with_window_bytes(4 << 20)
+///     .with_verify(VerifyPolicy::OnEveryRead);
+/// assert_eq!(config.flush_every_blocks(), 1024);
+/// assert_eq!(config.fetches_at_once(), CacheConfig::default().fetches_at_once());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheConfig {
+    flush_every_blocks: u32,
+    window_bytes: u32,
+    windows_at_once: u32,
+    fetches_at_once: u32,
+    verify: VerifyPolicy,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl CacheConfig {
+    /// The defaults, as each setter documents them.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            flush_every_blocks: 64,
+            window_bytes: 1 << 20,
+            windows_at_once: 4,
+            fetches_at_once: 64,
+            verify: VerifyPolicy::OnFirstRead,
+        }
+    }
+
+    /// After how many newly cached blocks the backend is flushed. Default 64, as ever; zero is refused on opening.
+    ///
+    /// What was written is readable without any flush after a clean exit or a killed process; a flush only bounds
+    /// how many blocks a loss of power makes the next process fetch again. Raise it where flushing is expensive.
+    #[must_use]
+    pub const fn with_flush_every_blocks(mut self, blocks: u32) -> Self {
+        self.flush_every_blocks = blocks;
+        self
+    }
+
+    /// How much [`ensure_cached`](crate::CachedBlockReader::ensure_cached) and
+    /// [`scrub`](crate::CachedBlockReader::scrub) move in one piece, in bytes. Default 1 MiB; zero is refused on
+    /// opening. Rounded down to whole blocks, but never less than one.
+    ///
+    /// 1 MiB is where the overhead of one HTTP request drops below the time to transfer it on a fast line, and it
+    /// still fits a processor's second-level cache.
+    #[must_use]
+    pub const fn with_window_bytes(mut self, bytes: u32) -> Self {
+        self.window_bytes = bytes;
+        self
+    }
+
+    /// How many windows `ensure_cached` works on at once. Default 4; zero is refused on opening.
+    ///
+    /// Enough to keep a source busy while others are written. Peak memory of `ensure_cached` is this many windows.
+    #[must_use]
+    pub const fn with_windows_at_once(mut self, windows: u32) -> Self {
+        self.windows_at_once = windows;
+        self
+    }
+
+    /// How many parts of one `read_blocks` are under way at once: fetches from the source, and reads of the backend
+    /// between them. Default 64; zero is refused on opening.
+    ///
+    /// A request with many holes then takes about as long as one fetch. They need no memory of their own, since each
+    /// fills its part of the caller's buffer. Lower it for a server that limits connections.
+    #[must_use]
+    pub const fn with_fetches_at_once(mut self, fetches: u32) -> Self {
+        self.fetches_at_once = fetches;
+        self
+    }
+
+    /// When blocks are compared with their checksums. Default [`VerifyPolicy::OnFirstRead`].
+    #[must_use]
+    pub const fn with_verify(mut self, verify: VerifyPolicy) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    /// See [`with_flush_every_blocks`](Self::with_flush_every_blocks).
+    #[must_use]
+    pub const fn flush_every_blocks(&self) -> u32 {
+        self.flush_every_blocks
+    }
+
+    /// See [`with_window_bytes`](Self::with_window_bytes).
+    #[must_use]
+    pub const fn window_bytes(&self) -> u32 {
+        self.window_bytes
+    }
+
+    /// See [`with_windows_at_once`](Self::with_windows_at_once).
+    #[must_use]
+    pub const fn windows_at_once(&self) -> u32 {
+        self.windows_at_once
+    }
+
+    /// See [`with_fetches_at_once`](Self::with_fetches_at_once).
+    #[must_use]
+    pub const fn fetches_at_once(&self) -> u32 {
+        self.fetches_at_once
+    }
+
+    /// See [`with_verify`](Self::with_verify).
+    #[must_use]
+    pub const fn verify(&self) -> VerifyPolicy {
+        self.verify
+    }
+
+    /// Refuses limits under which nothing could ever be done.
+    pub(crate) fn check(&self) -> GibbloxResult<()> {
+        let limits = [
+            (self.flush_every_blocks, "flush_every_blocks is zero"),
+            (self.window_bytes, "window_bytes is zero"),
+            (self.windows_at_once, "windows_at_once is zero"),
+            (self.fetches_at_once, "fetches_at_once is zero"),
+        ];
+        for (limit, message) in limits {
+            if limit == 0 {
+                return Err(invalid_input(message));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,637 @@
+//! [`CacheFile`]: the cache file of one source on one backend. The only caller of [`CacheOps`].
+//!
+//! ```text
+//!   Closed ──open──► Checked: a file with checksums, found or rebuilt
+//!      ▲   └───────► Legacy:  a file of 0.0.1, without
+//!      └─ a backend call failed while opening; the next read that misses tries again
+//! ```
+//!
+//! A closed file has no valid block and takes none, so the reader above is a slower reader and not a broken one. No
+//! error of the backend leaves this module but to those who asked for it to be done ([`CacheFile::store`],
+//! [`CacheFile::flush`], [`CacheFile::open`]); all are counted and logged.
+//!
+//! # Reading
+//!
+//! Bytes go straight into the caller's buffer. Where blocks of the run are not trusted yet, their checksums are read
+//! too and compared before anything is said to be good. What cannot be read or does not match is dropped and named,
+//! so that the caller fetches it.
+//!
+//! # Storing
+//!
+//! Data, then checksum, then the bit in the file, then the bit in memory, so a block is never served that was not
+//! written (I1). A bitmap byte belongs to eight blocks, hence to several writers: the bit in the file is written under
+//! a lock that orders these writes (the one exception of I4), and the byte is composed under it, so a late write never
+//! takes back an earlier one. A future dropped in the middle leaves a bit in the file at most in front of bytes that
+//! were written.
+//!
+//! # A flush that fails
+//!
+//! Nobody knows then what the medium kept, and reading it back may show either. So nothing stays trusted; each block
+//! is compared again before it is served. In a file without checksums there is nothing to compare with: what this
+//! process has read or written is dropped and fetched again.
+
+use alloc::string::String;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU8, Ordering};
+
+use gibblox_core::{GibbloxError, GibbloxErrorKind, GibbloxResult};
+use smallvec::SmallVec;
+use tracing::{debug, warn};
+
+use crate::backend::CacheOps;
+use crate::bitmap::{Epoch, Published, State, Validity};
+use crate::config::VerifyPolicy;
+use crate::error::{out_of_memory, short_read};
+use crate::format::checksum::{BlockHasher, SUM_BYTES};
+use crate::format::header::{Checksums, Header, Mismatch, UNREADABLE};
+use crate::format::layout::Layout;
+use crate::geometry::Geometry;
+use crate::run::Run;
+use crate::stats::FailureCounts;
+
+/// Bitmaps are read in pieces of this many bytes: one system call each, and small beside what it maps.
+const PIECE_BYTES: u64 = 128 << 10;
+
+/// What a small machine is asked for where [`PIECE_BYTES`] are too many.
+const SMALL_PIECE_BYTES: u64 = 1 << 10;
+
+/// Checksums and bitmap bytes of a short run, without an allocation.
+type Scratch = SmallVec<[u8; 64]>;
+
+/// Runs that have to be fetched. Mostly none.
+pub(crate) type Unreadable = SmallVec<[Run; 1]>;
+
+/// The cache file of one source.
+#[derive(Debug)]
+pub(crate) struct CacheFile<C> {
+    backend: C,
+    geometry: Geometry,
+    identity: String,
+    layout: Layout,
+    hasher: BlockHasher,
+    verify: VerifyPolicy,
+    validity: Validity,
+    mode: ModeCell,
+    /// Held while the file is opened, so that it is opened once.
+    opening: async_lock::Mutex<()>,
+    /// Orders the writes of the bitmap.
+    publishing: async_lock::Mutex<()>,
+    failures: FailureCounts,
+}
+
+/// What the file is known to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Closed,
+    Open(Checksums),
+}
+
+/// Which blocks are compared with their checksums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compare {
+    Nothing,
+    Untrusted,
+    All,
+}
+
+/// A [`Mode`] that is read without a lock.
+#[derive(Debug)]
+struct ModeCell(AtomicU8);
+
+impl ModeCell {
+    const fn new() -> Self {
+        Self(AtomicU8::new(0))
+    }
+
+    fn get(&self) -> Mode {
+        match self.0.load(Ordering::Acquire) {
+            0 => Mode::Closed,
+            1 => Mode::Open(Checksums::Absent),
+            _ => Mode::Open(Checksums::Xxh3),
+        }
+    }
+
+    fn open(&self, checksums: Checksums) {
+        let value = match checksums {
+            Checksums::Absent => 1,
+            Checksums::Xxh3 => 2,
+        };
+        self.0.store(value, Ordering::Release);
+    }
+}
+
+fn not_open() -> GibbloxError {
+    GibbloxError::with_message(
+        GibbloxErrorKind::Io,
+        "the cache file could not be opened yet",
+    )
+}
+
+fn zeroed(len: usize, what: &str) -> GibbloxResult<Scratch> {
+    let mut scratch = Scratch::new();
+    scratch
+        .try_reserve_exact(len)
+        .map_err(|_| out_of_memory(what))?;
+    scratch.resize(len, 0);
+    Ok(scratch)
+}
+
+/// Whether there is a bit in `bytes`, without stopping at each byte to look.
+fn any_set(bytes: &[u8]) -> bool {
+    bytes
+        .chunks(64)
+        .any(|chunk| chunk.iter().fold(0, |any, byte| any | byte) != 0)
+}
+
+impl<C: CacheOps> CacheFile<C> {
+    /// Describes the cache file of the source `identity` on `backend`. No I/O: [`open`](Self::open) does that.
+    pub(crate) fn new(
+        backend: C,
+        geometry: Geometry,
+        identity: String,
+        verify: VerifyPolicy,
+    ) -> GibbloxResult<Self> {
+        let header = Header::new(geometry, &identity)?;
+        Ok(Self {
+            layout: Layout::new(geometry, header.len_bytes())?,
+            validity: Validity::new(geometry.total_blocks())?,
+            hasher: BlockHasher::new(&identity),
+            backend,
+            geometry,
+            identity,
+            verify,
+            mode: ModeCell::new(),
+            opening: async_lock::Mutex::new(()),
+            publishing: async_lock::Mutex::new(()),
+            failures: FailureCounts::default(),
+        })
+    }
+
+    pub(crate) const fn failures(&self) -> &FailureCounts {
+        &self.failures
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.mode.get() != Mode::Closed
+    }
+
+    /// Whether there is anything to compare blocks with.
+    pub(crate) fn has_checksums(&self) -> bool {
+        self.mode.get() == Mode::Open(Checksums::Xxh3)
+    }
+
+    // ---- what is valid; nothing while the file is closed, though it may be half loaded ----
+
+    /// The state of the first block of `run`, and the longest beginning of `run` that shares it.
+    pub(crate) fn state_at(&self, run: Run) -> (State, Run) {
+        if self.is_open() {
+            self.validity.state_at(run)
+        } else {
+            (State::Missing, run)
+        }
+    }
+
+    /// How many blocks of `run` are valid.
+    pub(crate) fn count_valid(&self, run: Run) -> u64 {
+        if self.is_open() {
+            self.validity.count_valid(run)
+        } else {
+            0
+        }
+    }
+
+    /// How many blocks are valid.
+    pub(crate) fn valid_blocks(&self) -> u64 {
+        if self.is_open() {
+            self.validity.valid_blocks()
+        } else {
+            0
+        }
+    }
+
+    /// Whether `run` can be served without comparing anything.
+    pub(crate) fn is_trusted(&self, run: Run) -> bool {
+        self.verify != VerifyPolicy::OnEveryRead && self.validity.is_trusted(run)
+    }
+
+    // ---- the backend, each call counted and logged where it fails ----
+
+    /// Fills `out`; what is not there is a failure.
+    async fn read_exact(&self, offset: u64, out: &mut [u8]) -> GibbloxResult<()> {
+        let got = self.read_some(offset, out).await?;
+        if got == out.len() {
+            Ok(())
+        } else {
+            let error = short_read("the cache backend", got, out.len());
+            Err(self.read_failed(offset, error))
+        }
+    }
+
+    async fn read_some(&self, offset: u64, out: &mut [u8]) -> GibbloxResult<usize> {
+        let asked = out.len();
+        let answer = match self.backend.read_now(offset, out) {
+            Some(answer) => answer,
+            None => self.backend.read_at(offset, out).await,
+        };
+        match answer {
+            // A count beyond the buffer is a defect of the backend, and no count at all.
+            Ok(got) if got > asked => {
+                let error = short_read("the cache backend", got, asked);
+                Err(self.read_failed(offset, error))
+            }
+            Ok(got) => Ok(got),
+            Err(error) => Err(self.read_failed(offset, error)),
+        }
+    }
+
+    #[cold]
+    fn read_failed(&self, offset: u64, error: GibbloxError) -> GibbloxError {
+        self.failures.reads.add(1);
+        warn!(offset, %error, "reading the cache failed");
+        error
+    }
+
+    async fn write(&self, offset: u64, data: &[u8]) -> GibbloxResult<()> {
+        let answer = match self.backend.write_now(offset, data) {
+            Some(answer) => answer,
+            None => self.backend.write_at(offset, data).await,
+        };
+        answer.map_err(|error| self.write_failed(offset, error))
+    }
+
+    #[cold]
+    fn write_failed(&self, offset: u64, error: GibbloxError) -> GibbloxError {
+        self.failures.writes.add(1);
+        warn!(offset, %error, "writing the cache failed");
+        error
+    }
+
+    async fn set_len(&self, len: u64) -> GibbloxResult<()> {
+        let answer = self.backend.set_len(len).await;
+        answer.map_err(|error| self.write_failed(len, error))
+    }
+
+    /// Makes durable what was written. After an error nothing is trusted any more.
+    ///
+    /// Cancellation is strict: a dropped flush promises nothing and takes nothing back.
+    pub(crate) async fn flush(&self) -> GibbloxResult<()> {
+        let Err(error) = self.backend.flush().await else {
+            return Ok(());
+        };
+        self.failures.flushes.add(1);
+        warn!(%error, "flushing the cache failed");
+        match self.mode.get() {
+            Mode::Closed => {}
+            Mode::Open(Checksums::Xxh3) => self.validity.distrust_all(),
+            Mode::Open(Checksums::Absent) => {
+                self.validity.drop_trusted();
+                self.rewrite_bitmap().await;
+            }
+        }
+        Err(error)
+    }
+
+    // ---- opening ----
+
+    /// Opens the file where it is not open yet: uses what is there, or rebuilds it.
+    ///
+    /// Cancellation is strict: a file that was left in the middle is closed, and opened from the beginning next time.
+    pub(crate) async fn open(&self) -> GibbloxResult<()> {
+        let _alone = self.opening.lock().await;
+        self.open_alone().await
+    }
+
+    /// [`open`](Self::open), unless somebody else is at it: whoever only reads does not wait for a sick backend.
+    pub(crate) async fn open_unless_busy(&self) {
+        if self.is_open() {
+            return;
+        }
+        if let Some(_alone) = self.opening.try_lock() {
+            // It was counted and logged where it failed, and the read goes on without the cache.
+            let _ = self.open_alone().await;
+        }
+    }
+
+    async fn open_alone(&self) -> GibbloxResult<()> {
+        if self.is_open() {
+            return Ok(());
+        }
+        // An earlier attempt may have got half way.
+        self.validity.clear();
+        let header = Header::new(self.geometry, &self.identity)?;
+        let mut found = zeroed(header.len_bytes(), "the header")?;
+        let got = self.read_some(0, &mut found).await?;
+        let verdict = header.compare(found.get(..got).unwrap_or_default());
+        drop(found);
+        let checksums = match verdict {
+            Ok(checksums) => {
+                self.load(checksums).await?;
+                checksums
+            }
+            Err(why) => {
+                self.rebuild(header, why).await?;
+                Checksums::Xxh3
+            }
+        };
+        // Last: until here no block counts as valid for anybody, and none is stored.
+        self.mode.open(checksums);
+        Ok(())
+    }
+
+    /// Takes in the bitmap of a file whose header matches.
+    async fn load(&self, checksums: Checksums) -> GibbloxResult<()> {
+        let blocks = self.measure(checksums).await?;
+        let complete = blocks == self.geometry.total_blocks();
+        let bitmap = self.layout.bitmap();
+        let mut piece = piece_of(&bitmap)?;
+        let mut at = bitmap.start;
+        while at < bitmap.end {
+            let piece = piece_within(&mut piece, bitmap.end - at);
+            let got = self.read_some(at, piece).await?;
+            if let Some(missing) = piece.get_mut(got..) {
+                missing.fill(0);
+            }
+            let first_byte = at - bitmap.start;
+            let ignored = self.validity.load(first_byte, piece, blocks)?;
+            if ignored && !complete {
+                // Before the file grows again: else a bit in front of zeros would claim that these are data (I6).
+                self.validity.encode(first_byte, None, piece);
+                self.write(at, piece).await?;
+            }
+            at += piece.len() as u64;
+        }
+        if !complete {
+            self.flush_while_opening().await?;
+            self.set_len(self.layout.len(checksums)).await?;
+        }
+        debug!(
+            identity = self.identity,
+            cached_blocks = self.validity.valid_blocks(),
+            checksums = ?checksums,
+            complete,
+            "opened the cache file"
+        );
+        Ok(())
+    }
+
+    /// How many blocks, from the first on, the file is long enough for.
+    ///
+    /// Mostly one read of one byte. A backend cannot be asked for its length, so that of a truncated file is found by
+    /// halving.
+    async fn measure(&self, checksums: Checksums) -> GibbloxResult<u64> {
+        let (mut is_there, mut is_not) = (0, self.layout.len(checksums));
+        let mut probe = is_not;
+        while is_not > is_there {
+            if self.read_some(probe - 1, &mut [0]).await? == 1 {
+                is_there = probe;
+            } else {
+                is_not = probe - 1;
+            }
+            probe = is_there + (is_not - is_there).div_ceil(2);
+        }
+        Ok(self.layout.blocks_within(is_there, checksums))
+    }
+
+    /// Makes an empty file of what is there. The order of writes is the format's.
+    async fn rebuild(&self, header: Header<'_>, why: Mismatch) -> GibbloxResult<()> {
+        debug!(identity = self.identity, why = ?why, "rebuilding the cache file");
+        if why != Mismatch::Empty {
+            // Whatever the old header described is about to be overwritten, and a loss of power may keep that and the
+            // header (I6). Zeros that are there already may not have reached the medium; they are not written again,
+            // since another process may be about to write a header of the same source over them.
+            if why != Mismatch::Blank {
+                self.write(0, &UNREADABLE).await?;
+            }
+            self.flush_while_opening().await?;
+        }
+        self.set_len(self.layout.len(Checksums::Xxh3)).await?;
+        self.zero_bitmap().await?;
+        self.flush_while_opening().await?;
+        self.write(0, &header.encode(Checksums::Xxh3)?).await?;
+        self.flush_while_opening().await
+    }
+
+    /// Writes zeros where the bitmap has anything else, which a new file does not.
+    async fn zero_bitmap(&self) -> GibbloxResult<()> {
+        let bitmap = self.layout.bitmap();
+        let mut piece = piece_of(&bitmap)?;
+        let mut at = bitmap.start;
+        while at < bitmap.end {
+            let piece = piece_within(&mut piece, bitmap.end - at);
+            let got = self.read_some(at, piece).await?;
+            if got < piece.len() || any_set(piece) {
+                piece.fill(0);
+                self.write(at, piece).await?;
+            }
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// A flush before anything is valid: there is nothing to distrust.
+    async fn flush_while_opening(&self) -> GibbloxResult<()> {
+        self.backend.flush().await.inspect_err(|error| {
+            self.failures.flushes.add(1);
+            warn!(%error, "flushing the cache failed");
+        })
+    }
+
+    // ---- reading ----
+
+    /// Reads a [trusted](Self::is_trusted) run; `false` where that failed, and `run` is to be [read](Self::read) with
+    /// all that follows. Apart from that call because the future of a hit has to be small.
+    ///
+    /// Cost: one backend read.
+    pub(crate) async fn read_trusted(&self, run: Run, buf: &mut [u8]) -> bool {
+        self.read_exact(self.layout.data_offset(run.start()), buf)
+            .await
+            .is_ok()
+    }
+
+    /// Reads the valid blocks of `run` into `buf`, and compares what is not trusted.
+    ///
+    /// Returns the runs that could not be read or did not match; they are no longer valid, and what `buf` holds of
+    /// them is of no use.
+    ///
+    /// Cost: one backend read, and one more for the checksums where anything has to be compared.
+    pub(crate) async fn read(&self, run: Run, buf: &mut [u8]) -> Unreadable {
+        let compare = if self.verify == VerifyPolicy::Never || self.is_trusted(run) {
+            Compare::Nothing
+        } else {
+            Compare::Untrusted
+        };
+        self.read_and_compare(run, buf, compare).await
+    }
+
+    /// Reads the valid blocks of `run` into `buf`, which is as long, and compares them all. What is dropped is
+    /// dropped in the file too.
+    ///
+    /// Cost: as [`read`](Self::read), and one write where anything is dropped.
+    pub(crate) async fn scrub(&self, run: Run, buf: &mut [u8]) -> Unreadable {
+        let bad = self.read_and_compare(run, buf, Compare::All).await;
+        if !bad.is_empty() {
+            // It was counted and logged where it failed; the next process will find the same.
+            let _ = self.write_bits(run, None).await;
+        }
+        bad
+    }
+
+    async fn read_and_compare(&self, run: Run, buf: &mut [u8], compare: Compare) -> Unreadable {
+        let since = self.validity.epoch();
+        let offset = self.layout.data_offset(run.start());
+        if self.read_exact(offset, buf).await.is_err() {
+            return self.drop_unreadable(run).await;
+        }
+        let mut bad = Unreadable::new();
+        if compare != Compare::Nothing && self.has_checksums() {
+            match self.find_mismatches(run, buf, compare).await {
+                Ok(found) => bad = found,
+                Err(_) => return self.drop_unreadable(run).await,
+            }
+        }
+        let mut rest = Some(run);
+        for run in &bad {
+            self.mismatched(*run);
+            if let Some(good) = rest.and_then(|rest| Run::new(rest.start(), run.start())) {
+                self.validity.trust(good, since);
+            }
+            rest = rest.and_then(|rest| rest.from(run.end()));
+        }
+        if let Some(good) = rest {
+            self.validity.trust(good, since);
+        }
+        bad
+    }
+
+    /// The blocks of `run`, which `buf` holds, that differ from their checksums.
+    async fn find_mismatches(
+        &self,
+        run: Run,
+        buf: &[u8],
+        compare: Compare,
+    ) -> GibbloxResult<Unreadable> {
+        let mut sums = zeroed(Layout::sums_len(run), "checksums")?;
+        self.read_exact(self.layout.sum_offset(run.start()), &mut sums)
+            .await?;
+        let mut bad = Unreadable::new();
+        let blocks = buf.chunks_exact(self.geometry.len_bytes(1));
+        let sums = sums.chunks_exact(SUM_BYTES);
+        for ((lba, block), sum) in (run.start()..).zip(blocks).zip(sums) {
+            let block_run = Run::block(lba);
+            let vouched_for = compare == Compare::Untrusted && self.is_trusted(block_run);
+            if vouched_for || self.hasher.sum(lba, block) == sum {
+                continue;
+            }
+            let joined = bad.last().and_then(|last| last.join(block_run));
+            match (bad.last_mut(), joined) {
+                (Some(last), Some(joined)) => *last = joined,
+                _ => bad.push(block_run),
+            }
+        }
+        Ok(bad)
+    }
+
+    #[cold]
+    fn mismatched(&self, run: Run) {
+        self.failures.mismatched_blocks.add(run.blocks());
+        warn!(
+            lba = run.start(),
+            blocks = run.blocks(),
+            "cached blocks do not match their checksums and are fetched again"
+        );
+        self.validity.drop(run);
+    }
+
+    /// Makes `run` not valid, and names it. In a file without checksums the file has to say so too, before anybody
+    /// overwrites the bytes.
+    async fn drop_unreadable(&self, run: Run) -> Unreadable {
+        self.validity.drop(run);
+        if !self.has_checksums() {
+            // It was counted and logged where it failed; the block is not valid here in any case.
+            let _ = self.write_bits(run, None).await;
+        }
+        Unreadable::from_elem(run, 1)
+    }
+
+    // ---- storing ----
+
+    /// Stores the bytes of `run` and makes it valid; returns how many of its blocks were not valid before.
+    ///
+    /// An error leaves the run not valid. Cancellation is strict: a run that was left in the middle is not valid, and
+    /// storing it again writes all of it.
+    ///
+    /// Cost: one write of data, one of checksums, one of the bitmap.
+    pub(crate) async fn store(&self, run: Run, data: &[u8]) -> GibbloxResult<u64> {
+        let Mode::Open(checksums) = self.mode.get() else {
+            return Err(not_open());
+        };
+        self.validity.reserve(run)?;
+        let since = self.validity.epoch();
+        self.write(self.layout.data_offset(run.start()), data)
+            .await?;
+        if checksums == Checksums::Xxh3 {
+            let mut sums = zeroed(Layout::sums_len(run), "checksums")?;
+            let blocks = data.chunks_exact(self.geometry.len_bytes(1));
+            let slots = sums.chunks_exact_mut(SUM_BYTES);
+            for ((lba, block), slot) in (run.start()..).zip(blocks).zip(slots) {
+                slot.copy_from_slice(&self.hasher.sum(lba, block));
+            }
+            self.write(self.layout.sum_offset(run.start()), &sums)
+                .await?;
+        }
+        match self.write_bits(run, Some(since)).await? {
+            Published::Untrusted(_) if checksums == Checksums::Absent => {
+                // A flush failed in the meantime, and nothing will ever tell whether these bytes were in it.
+                self.drop_unreadable(run).await;
+                Err(not_durable())
+            }
+            Published::Trusted(newly) | Published::Untrusted(newly) => Ok(newly),
+        }
+    }
+
+    /// Writes the bits of `run` as they are in memory, or, with `publish`, as valid, and then makes them so.
+    async fn write_bits(&self, run: Run, publish: Option<Epoch>) -> GibbloxResult<Published> {
+        let first = Layout::bitmap_byte(run.start());
+        let bytes = Layout::bitmap_byte(run.end() - 1) - first + 1;
+        let mut bits = zeroed(usize::try_from(bytes).unwrap_or(usize::MAX), "bits")?;
+        let _in_order = self.publishing.lock().await;
+        self.validity.encode(first, publish.map(|_| run), &mut bits);
+        self.write(self.layout.bitmap().start + first, &bits)
+            .await?;
+        Ok(match publish {
+            Some(since) => self.validity.publish(run, since),
+            None => Published::Trusted(0),
+        })
+    }
+
+    /// Writes the bitmap as it is in memory, as far as the backend lets it.
+    async fn rewrite_bitmap(&self) {
+        let mut rest = Run::new(0, self.geometry.total_blocks());
+        while let Some(run) = rest.map(|rest| rest.first(SMALL_PIECE_BYTES * 8)) {
+            rest = rest.and_then(|rest| rest.from(run.end()));
+            if self.write_bits(run, None).await.is_err() {
+                break;
+            }
+        }
+    }
+}
+
+fn not_durable() -> GibbloxError {
+    GibbloxError::with_message(
+        GibbloxErrorKind::Io,
+        "a flush failed while the blocks were stored",
+    )
+}
+
+/// A buffer for pieces of `region`.
+fn piece_of(region: &Range<u64>) -> GibbloxResult<Scratch> {
+    let len = |most: u64| usize::try_from((region.end - region.start).min(most)).unwrap_or(0);
+    zeroed(len(PIECE_BYTES), "a piece of the bitmap")
+        .or_else(|_| zeroed(len(SMALL_PIECE_BYTES), "a piece of the bitmap"))
+}
+
+/// The beginning of `piece` that is no longer than `left`.
+fn piece_within(piece: &mut [u8], left: u64) -> &mut [u8] {
+    let len = usize::try_from(left).unwrap_or(usize::MAX).min(piece.len());
+    piece.get_mut(..len).unwrap_or_default()
+}

@@ -1,0 +1,282 @@
+//! Who fetches which run, and who waits for whom.
+//!
+//! ```text
+//!            claim ──► Valid:  nothing to fetch
+//!                  ──► Lead:   nobody fetches it yet; the caller does
+//!                  ──► Follow: somebody does; the caller is told how it ends
+//!
+//!   Lead:  finish(outcome) ──► followers hear the outcome
+//!          dropped         ──► followers hear that their leader is gone, and claim again
+//! ```
+//!
+//! A [`Lead`] is a guard: however it ends, by an outcome, an early return, a dropped future or a panic, its run leaves
+//! the table (I3). The bitmap is looked at again under the table's lock before a run is claimed, and a leader
+//! publishes in the bitmap before its run leaves the table, so between looking and claiming no other fetch can slip
+//! in (I2).
+//!
+//! Nobody who leads waits for anybody in order to go on leading, so there is no circle to wait in: a reader that leads
+//! some runs and follows others fetches and waits side by side.
+//!
+//! Followers learn errors as they were. Whether an error also *is* theirs depends on what they asked for:
+//! [`Follow::shares_fate`].
+//!
+//! The table is a sorted vector. A tree was no faster with a thousand runs in flight, and it allocates for each.
+
+use alloc::vec::Vec;
+
+use futures_channel::oneshot::{Receiver, Sender, channel};
+use gibblox_core::GibbloxError;
+use smallvec::SmallVec;
+
+use crate::bitmap::State;
+use crate::run::Run;
+use crate::sync::Lock;
+
+/// How a fetch ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    /// The run is valid.
+    Published,
+    /// The source answered, but the backend did not take the bytes, with this error.
+    Unstored(GibbloxError),
+    /// The source did not answer, with this error.
+    Failed(GibbloxError),
+}
+
+/// The runs that are being fetched.
+#[derive(Debug, Default)]
+pub(crate) struct FlightTable {
+    flights: Lock<Flights>,
+}
+
+#[derive(Debug, Default)]
+struct Flights {
+    /// Disjoint, sorted by run.
+    sorted: Vec<Flight>,
+    next_batch: usize,
+}
+
+#[derive(Debug)]
+struct Flight {
+    run: Run,
+    /// Which call to `claim` leads it.
+    batch: usize,
+    followers: Vec<Sender<Outcome>>,
+}
+
+/// What a claim found out about a part of what was wanted.
+#[derive(Debug)]
+pub(crate) enum Claim<'t> {
+    Valid(Run),
+    Lead(Lead<'t>),
+    Follow(Follow),
+}
+
+/// The parts of a claim, in order. Mostly one.
+pub(crate) type Claims<'t> = SmallVec<[Claim<'t>; 1]>;
+
+impl Claim<'_> {
+    pub(crate) fn run(&self) -> Run {
+        match self {
+            Claim::Valid(run) => *run,
+            Claim::Lead(lead) => lead.run,
+            Claim::Follow(follow) => follow.run,
+        }
+    }
+}
+
+/// The right, and the duty, to fetch a run. Dropping it hands the run to whoever claims it next.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Lead<'t> {
+    table: &'t FlightTable,
+    run: Run,
+}
+
+/// A run, or a part of one, that somebody else fetches.
+#[derive(Debug)]
+pub(crate) struct Follow {
+    run: Run,
+    leader: Leader,
+    shares_fate: bool,
+    outcome: Receiver<Outcome>,
+}
+
+/// What a follower knows of its leader's fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Leader {
+    batch: usize,
+    /// The follower wants all of the leader's run.
+    whole: bool,
+}
+
+impl Follow {
+    pub(crate) const fn run(&self) -> Run {
+        self.run
+    }
+
+    /// Whether the leader's error is this follower's own.
+    ///
+    /// It is if the follower wants nothing outside of what its leader tried to fetch, and all of this run: then it
+    /// would have made the same call. If it wants only a part, the part may be sound, and it asks for itself.
+    pub(crate) const fn shares_fate(&self) -> bool {
+        self.shares_fate
+    }
+
+    /// Waits for the outcome; nothing where the leader was dropped.
+    ///
+    /// Cancellation is strict: a dropped follower is forgotten.
+    pub(crate) async fn outcome(self) -> Option<Outcome> {
+        self.outcome.await.ok()
+    }
+}
+
+impl FlightTable {
+    /// Divides `wanted` into what is valid, what somebody fetches, and what the caller now has to fetch.
+    ///
+    /// `wanted` are the parts of one request, disjoint and in order. The claims cover them exactly, in order.
+    /// `state_at` tells the state of the first block of a run, and the longest beginning of the run that shares it; it
+    /// is asked under the table's lock.
+    pub(crate) fn claim(
+        &self,
+        wanted: impl Iterator<Item = Run>,
+        state_at: impl Fn(Run) -> (State, Run),
+    ) -> Claims<'_> {
+        let mut claims = Claims::new();
+        self.flights.with(|flights| {
+            let batch = flights.next_batch;
+            flights.next_batch = batch.wrapping_add(1);
+            for run in wanted {
+                let mut rest = Some(run);
+                while let Some(run) = rest {
+                    let claim = self.claim_first(flights, batch, run, &state_at);
+                    rest = run.from(claim.run().end());
+                    claims.push(claim);
+                }
+            }
+        });
+        let mut leaders = claims.iter().filter_map(|claim| match claim {
+            Claim::Valid(_) => None,
+            Claim::Lead(_) => Some(None),
+            Claim::Follow(follow) => Some(Some(follow.leader.batch)),
+        });
+        let first = leaders.next();
+        if leaders.all(|leader| Some(leader) == first) {
+            for claim in &mut claims {
+                if let Claim::Follow(follow) = claim {
+                    follow.shares_fate = follow.leader.whole;
+                }
+            }
+        }
+        claims
+    }
+
+    /// What is so of the beginning of `run`.
+    fn claim_first<'t>(
+        &'t self,
+        flights: &mut Flights,
+        batch: usize,
+        run: Run,
+        state_at: &impl Fn(Run) -> (State, Run),
+    ) -> Claim<'t> {
+        let index = flights
+            .sorted
+            .partition_point(|flight| flight.run.end() <= run.start());
+        let mut free = run;
+        if let Some(flight) = flights.sorted.get_mut(index) {
+            if let Some(common) = flight.run.clip(run) {
+                if common.start() == run.start() {
+                    return Claim::Follow(flight.follow(common));
+                }
+                free = run.first(common.start() - run.start());
+            }
+        }
+        match state_at(free) {
+            (State::Valid, part) => Claim::Valid(part),
+            (State::Missing, part) => {
+                flights.sorted.insert(
+                    index,
+                    Flight {
+                        run: part,
+                        batch,
+                        followers: Vec::new(),
+                    },
+                );
+                Claim::Lead(Lead {
+                    table: self,
+                    run: part,
+                })
+            }
+        }
+    }
+
+    /// How many runs are being fetched.
+    #[cfg(test)]
+    fn in_flight(&self) -> usize {
+        self.flights.with(|flights| flights.sorted.len())
+    }
+
+    fn remove(&self, run: Run) -> Vec<Sender<Outcome>> {
+        self.flights.with(|flights| {
+            let index = flights
+                .sorted
+                .partition_point(|flight| flight.run.end() <= run.start());
+            // Whoever holds the `Lead` is alone in removing it, so it is there.
+            if flights
+                .sorted
+                .get(index)
+                .is_some_and(|flight| flight.run == run)
+            {
+                flights.sorted.remove(index).followers
+            } else {
+                Vec::new()
+            }
+        })
+    }
+}
+
+impl Flight {
+    fn follow(&mut self, part: Run) -> Follow {
+        // Followers that were dropped leave their senders behind. Clearing up only when the vector would grow keeps
+        // it within twice the living, at a constant cost for each.
+        if self.followers.len() == self.followers.capacity() {
+            self.followers.retain(|follower| !follower.is_canceled());
+        }
+        let (sender, outcome) = channel();
+        self.followers.push(sender);
+        Follow {
+            run: part,
+            leader: Leader {
+                batch: self.batch,
+                whole: part == self.run,
+            },
+            shares_fate: false,
+            outcome,
+        }
+    }
+}
+
+impl Lead<'_> {
+    pub(crate) const fn run(&self) -> Run {
+        self.run
+    }
+
+    /// Releases the run and tells the followers how it ended.
+    pub(crate) fn finish(self, outcome: &Outcome) {
+        let followers = self.table.remove(self.run);
+        // The run is released, and may be somebody else's by the time a waker panics.
+        core::mem::forget(self);
+        // Senders are used outside of the table's lock: they wake, and a waker may run anything.
+        for follower in followers {
+            // A follower that is gone does not mind.
+            let _ = follower.send(outcome.clone());
+        }
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        // Dropping the senders, outside of the table's lock, tells the followers.
+        drop(self.table.remove(self.run));
+    }
+}

@@ -1,0 +1,45 @@
+//! Checksums of blocks and of the header.
+//!
+//! XXH3-64 from `xxhash-rust`: fixed by a public specification, `no_std`, fast with whatever the compiler may assume
+//! of the target, so without detecting the processor at run time. `rapidhash` is as fast, but its output belongs to
+//! one crate; a cyclic redundancy check without run-time detection falls back to tables and is several times slower.
+//! Seeding the hash of the block itself would derive a new secret for each block; hashing the lba under the
+//! identity's seed and combining the two binds as well, and costs a few cycles.
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+/// Bytes of a checksum in the file.
+pub(crate) const SUM_BYTES: usize = 8;
+
+/// Computes the checksums of the blocks of one source.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockHasher {
+    seed: u64,
+}
+
+impl BlockHasher {
+    pub(crate) fn new(identity: &str) -> Self {
+        Self {
+            seed: xxh3_64(identity.as_bytes()),
+        }
+    }
+
+    /// The checksum of block `lba`; never zero.
+    pub(crate) fn sum(self, lba: u64, block: &[u8]) -> [u8; SUM_BYTES] {
+        let sum = xxh3_64(block) ^ xxh3_64_with_seed(&lba.to_le_bytes(), self.seed);
+        sum.max(1).to_le_bytes()
+    }
+}
+
+/// The check over the parts of a header in front of and behind it; never zero.
+pub(crate) fn header_check(front: &[u8], behind: &[u8]) -> [u8; 3] {
+    let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
+    hasher.update(front);
+    hasher.update(behind);
+    let [a, b, c, ..] = hasher.digest().to_le_bytes();
+    if [a, b, c] == [0; 3] {
+        [1, 0, 0]
+    } else {
+        [a, b, c]
+    }
+}

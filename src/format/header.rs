@@ -1,0 +1,171 @@
+//! [`Header`] to bytes, and bytes compared with the header that is expected. Total functions: any bytes are safe.
+//!
+//! Nothing is parsed out of a file and then used: what the file has to say is known before it is read, so its bytes
+//! are compared, length by length, and no stored number is ever an allocation or an offset.
+
+use alloc::vec::Vec;
+
+use gibblox_core::GibbloxResult;
+
+use crate::error::{invalid_input, out_of_memory};
+use crate::geometry::Geometry;
+
+use super::checksum::header_check;
+
+const MAGIC: &[u8; 7] = b"GIBBLX!";
+const VERSION: u8 = 2;
+
+/// Bytes in front of the identity.
+pub(crate) const PREFIX_BYTES: usize = 28;
+
+/// Zeros over these bytes make a header unreadable: the magic and the version, in one sector.
+pub(crate) const UNREADABLE: [u8; 8] = [0; 8];
+
+/// Whether a file carries a checksum for every block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checksums {
+    /// A file of 0.0.1.
+    Absent,
+    /// XXH3-64, as the format describes.
+    Xxh3,
+}
+
+impl Checksums {
+    const fn byte(self) -> u8 {
+        match self {
+            Self::Absent => 0,
+            Self::Xxh3 => 1,
+        }
+    }
+}
+
+/// Why a file is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mismatch {
+    /// There is not a byte.
+    Empty,
+    /// Zeros where the magic and the version belong: a rebuilding was interrupted.
+    Blank,
+    /// It ends within the header.
+    Truncated,
+    Magic,
+    Version,
+    BlockSize,
+    TotalBlocks,
+    Identity,
+    /// It is damaged.
+    HeaderCheck,
+}
+
+/// What a cache file of one source says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Header<'a> {
+    geometry: Geometry,
+    identity: &'a str,
+    identity_len: u32,
+}
+
+impl<'a> Header<'a> {
+    /// Fails where the identity is longer than its length field can say.
+    pub(crate) fn new(geometry: Geometry, identity: &'a str) -> GibbloxResult<Self> {
+        let identity_len = u32::try_from(identity.len())
+            .map_err(|_| invalid_input("the identity is longer than 2^32 bytes"))?;
+        Ok(Self {
+            geometry,
+            identity,
+            identity_len,
+        })
+    }
+
+    /// How many bytes the header takes, with the identity.
+    pub(crate) const fn len_bytes(self) -> usize {
+        PREFIX_BYTES + self.identity.len()
+    }
+
+    /// The bytes of the header.
+    pub(crate) fn encode(self, checksums: Checksums) -> GibbloxResult<Vec<u8>> {
+        let mut behind = Vec::new();
+        behind
+            .try_reserve_exact(self.len_bytes())
+            .map_err(|_| out_of_memory("the header"))?;
+        behind.extend_from_slice(&self.geometry.block_size().to_le_bytes());
+        behind.extend_from_slice(&self.geometry.total_blocks().to_le_bytes());
+        behind.extend_from_slice(&self.identity_len.to_le_bytes());
+        behind.extend_from_slice(self.identity.as_bytes());
+
+        let mut front = [0; 12];
+        let fields = MAGIC.iter().copied().chain([VERSION, checksums.byte()]);
+        for (to, from) in front.iter_mut().zip(fields) {
+            *to = from;
+        }
+        if let (Checksums::Xxh3, [front @ .., a, b, c]) = (checksums, &mut front) {
+            [*a, *b, *c] = header_check(front, &behind);
+        }
+        behind.splice(..0, front);
+        Ok(behind)
+    }
+
+    /// Compares the first bytes of a file, as many of them as there are up to the header's length.
+    pub(crate) fn compare(self, bytes: &[u8]) -> Result<Checksums, Mismatch> {
+        if bytes.is_empty() {
+            return Err(Mismatch::Empty);
+        }
+        if bytes.starts_with(&UNREADABLE) {
+            return Err(Mismatch::Blank);
+        }
+        let Some((prefix, identity)) = bytes.split_first_chunk::<PREFIX_BYTES>() else {
+            return Err(Mismatch::Truncated);
+        };
+        let [
+            m0,
+            m1,
+            m2,
+            m3,
+            m4,
+            m5,
+            m6,
+            version,
+            kind,
+            c0,
+            c1,
+            c2,
+            fields @ ..,
+        ] = prefix;
+        let (size, fields) = fields.split_at(4);
+        let (total, identity_len) = fields.split_at(8);
+        if [*m0, *m1, *m2, *m3, *m4, *m5, *m6] != *MAGIC {
+            return Err(Mismatch::Magic);
+        }
+        if *version != VERSION {
+            return Err(Mismatch::Version);
+        }
+        if size != self.geometry.block_size().to_le_bytes() {
+            return Err(Mismatch::BlockSize);
+        }
+        if total != self.geometry.total_blocks().to_le_bytes() {
+            return Err(Mismatch::TotalBlocks);
+        }
+        if identity_len != self.identity_len.to_le_bytes() {
+            return Err(Mismatch::Identity);
+        }
+        let Some(identity) = identity.get(..self.identity.len()) else {
+            return Err(Mismatch::Truncated);
+        };
+        if identity != self.identity.as_bytes() {
+            return Err(Mismatch::Identity);
+        }
+        match [*kind, *c0, *c1, *c2] {
+            [0, 0, 0, 0] => Ok(Checksums::Absent),
+            [1, a, b, c] => {
+                let (front, behind) = bytes.split_at(9);
+                let behind = behind.get(3..self.len_bytes() - 9).unwrap_or_default();
+                if header_check(front, behind) == [a, b, c] {
+                    Ok(Checksums::Xxh3)
+                } else {
+                    Err(Mismatch::HeaderCheck)
+                }
+            }
+            _ => Err(Mismatch::HeaderCheck),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! A read-through block cache: it wraps any read-only [`BlockReader`](gibblox_core::BlockReader) and keeps the blocks
+//! that it fetched in one cache file on any [`CacheOps`] backend.
+//!
+//! The source may be a disk image behind HTTP ranges, an archive, another machine; the backend a file, a browser's
+//! private file system, plain memory. The crate needs neither `std` nor an executor, starts no task and sets no timer.
+//!
+//! # Example
+//!
+//! ```
+//! # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+//! # use image::Image;
+//! use gibblox_cache::{CachedBlockReader, MemoryCacheOps};
+//! use gibblox_core::{BlockReader, ReadContext};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> gibblox_core::GibbloxResult<()> {
+//! # let source = Image::new(4096, 1000);
+//! let reader = CachedBlockReader::new(source, MemoryCacheOps::new()).await?;
+//!
+//! // Ahead of time, for as much of the device as is wanted offline:
+//! reader.ensure_cached(0, 100, ReadContext::BACKGROUND).await?;
+//!
+//! // And what is read is kept.
+//! let mut buf = vec![0; 8 * 4096];
+//! reader.read_blocks(96, &mut buf, ReadContext::FOREGROUND).await?;
+//!
+//! let stats = reader.get_stats().await;
+//! assert_eq!((stats.total_hits, stats.total_misses, stats.cached_blocks), (4, 4, 104));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is promised
+//!
+//! - **Right bytes or an error.** A read returns the source's bytes, all of them, or the source's error.
+//! - **Nothing hangs.** Any future may be dropped at any await. Whoever waited for it takes over.
+//! - **One fetch for each block**, however many readers want it at once, unless that fetch failed, was dropped, or
+//!   could not be stored.
+//! - **A sick cache is a slower cache.** Backend errors are logged and counted ([`CachedBlockReader::counters`]); reads
+//!   of a healthy source go on.
+//! - **Any cache file is safe to open**, after a loss of power, a damaged disk, or a mistake: what is not the source's
+//!   is recognised by a 64-bit checksum of each block and fetched again.
+//!
+//! What is not promised: a future that leads a fetch and is kept but never polled again keeps those waiting who follow
+//! it. A file that another process resets while this one has it open is only noticed under
+//! [`VerifyPolicy::OnEveryRead`]. Whether a source with the same identity still has the same content is the
+//! source's to say.
+//!
+//! # Invariants
+//!
+//! The code and the tests cite these by number.
+//!
+//! - **I1** A valid bit means that the block's bytes are the source's, or that a checksum says otherwise before they
+//!   are served.
+//! - **I2** A block has at most one leader.
+//! - **I3** Every claim ends published or abandoned, also when a future is dropped or panics.
+//! - **I4** No lock is held across an await, but those whose whole purpose is to order writes.
+//! - **I5** Hits + misses = blocks asked for by `read_blocks`.
+//! - **I6** Any file content is safe to open.
+//!
+//! # The way through the code
+//!
+//! [`CachedBlockReader`] (`reader`) tells a read as look, claim, fetch or read, publish. Below it, `flight` knows who
+//! fetches and who waits, `file` reads and writes the cache file and is the only caller of the backend, `format` is
+//! the specification of that file, `bitmap` says what is valid and trusted, `flush` when a flush is due. `geometry`
+//! and `run` are the arithmetic. Imports point down this list.
+//!
+//! # Features
+//!
+//! - `std` (default): locks of the operating system instead of spinning ones. Nothing else changes.
+//! - `serde`: `Serialize` for the snapshots of counters; always there on wasm32.
+
+#![no_std]
+
+extern crate alloc;
+#[cfg(any(feature = "std", test))]
+extern crate std;
+
+mod backend;
+mod bitmap;
+mod config;
+mod error;
+mod file;
+mod flight;
+mod flush;
+mod format;
+mod geometry;
+mod identity;
+mod reader;
+mod run;
+mod stats;
+mod sync;
+
+pub use backend::{CacheOps, MemoryCacheOps};
+pub use config::{CacheConfig, VerifyPolicy};
+pub use identity::{
+    cached_config_identity_string, cached_reader_identity_string, derive_cached_config_identity_id,
+    derive_cached_reader_identity_id,
+};
+pub use reader::CachedBlockReader;
+pub use stats::{CacheCounters, CacheStats, ScrubReport};
