@@ -1,10 +1,11 @@
 //! [`Validity`]: which blocks are valid, and which of these are trusted, by machine words.
 //!
 //! ```text
-//!            not valid ── publish ──► valid, trusted ── distrust_all ──► valid
-//!                ▲                        │    ▲                        │  │
-//!                │                        │    └──────── trust ─────────┘  │
-//!                └───────── drop ─────────┴────────────── drop ────────────┘
+//!                publish                 distrust_all
+//!   not valid ───────────► valid, trusted ──────────► valid
+//!       ▲                        │ ▲                  │ │
+//!       │       invalidate       │ └────── trust ─────┘ │
+//!       └────────────────────────┴──────────────────────┘
 //! ```
 //!
 //! A *valid* block is one that the cache file claims to hold. It is *trusted* once this process has fetched it or has
@@ -24,7 +25,7 @@
 //!
 //! - *publish* (or *trust*) sets the trusted bit, then reads the epoch; *distrust* bumps the epoch, then clears the
 //!   trusted bits. A block that was written before a flush that failed is therefore never left trusted.
-//! - *trust* sets the trusted bit, then reads the valid bit; *drop* clears the valid bit, then the trusted one. A block
+//! - *trust* sets the trusted bit, then reads the valid bit; *invalidate* clears the valid bit, then the trusted one. A block
 //!   is therefore never left trusted but not valid.
 //! - *publish* sets the valid bit before the trusted one, and the bytes are written before both (I1).
 //!
@@ -40,8 +41,8 @@ use crate::error::out_of_memory;
 use crate::run::Run;
 use crate::sync::{AtomicUsize, Ordering};
 
-/// Words of one kind in a chunk.
-const WORDS: usize = if cfg!(model) { 1 } else { 256 };
+/// Words of one kind in a chunk. Few in tests, which try all runs around the end of one.
+const WORDS: usize = if cfg!(test) { 2 } else { 256 };
 
 const WORD_BITS: u64 = usize::BITS as u64;
 
@@ -303,7 +304,7 @@ impl Validity {
     }
 
     /// Makes `run` not valid; returns how many of its blocks were.
-    pub(crate) fn drop(&self, run: Run) -> u64 {
+    pub(crate) fn invalidate(&self, run: Run) -> u64 {
         let mut dropped = 0;
         for place in places(run) {
             if let Some(chunk) = self.chunk(place.chunk) {
@@ -398,5 +399,231 @@ impl Validity {
                 *to = *from;
             }
         }
+    }
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::vec;
+    use std::vec::Vec;
+
+    use super::*;
+
+    /// Across a chunk's end and a word's, and not a multiple of either.
+    const TOTAL: u64 = CHUNK_BLOCKS + 2 * WORD_BITS + 5;
+
+    /// The lbas around which something changes.
+    fn edges() -> Vec<u64> {
+        [0, WORD_BITS, CHUNK_BLOCKS, CHUNK_BLOCKS + WORD_BITS, TOTAL]
+            .into_iter()
+            .flat_map(|edge| edge.saturating_sub(2)..=(edge + 2).min(TOTAL))
+            .collect()
+    }
+
+    fn runs() -> Vec<Run> {
+        let edges = edges();
+        edges
+            .iter()
+            .flat_map(|start| edges.iter().filter_map(|end| Run::new(*start, *end)))
+            .collect()
+    }
+
+    fn set(run: Run) -> impl Iterator<Item = u64> {
+        run.start()..run.end()
+    }
+
+    fn validity() -> Validity {
+        Validity::new(TOTAL).expect("memory for a small device")
+    }
+
+    fn publish(validity: &Validity, run: Run) -> Published {
+        validity.reserve(run).expect("memory for a chunk");
+        validity.publish(run, validity.epoch())
+    }
+
+    /// Asks everything that there is to ask of `run`, and compares with the sets.
+    fn agree(validity: &Validity, valid: &BTreeSet<u64>, trusted: &BTreeSet<u64>, run: Run) {
+        assert_eq!(
+            validity.is_trusted(run),
+            set(run).all(|lba| trusted.contains(&lba)),
+            "{run:?}"
+        );
+        let count = valid.range(run.start()..run.end()).count() as u64;
+        assert_eq!(validity.count_valid(run), count, "{run:?}");
+        let (state, part) = validity.state_at(run);
+        let first = valid.contains(&run.start());
+        assert_eq!(state == State::Valid, first, "{run:?}");
+        let end = set(run)
+            .find(|lba| valid.contains(lba) != first)
+            .unwrap_or(run.end());
+        assert_eq!((part.start(), part.end()), (run.start(), end), "{run:?}");
+    }
+
+    #[test]
+    fn every_run_around_an_edge_agrees_with_a_set() {
+        let runs = runs();
+        for (index, run) in runs.iter().enumerate() {
+            let validity = validity();
+            assert_eq!(publish(&validity, *run), Published::Trusted(run.blocks()));
+            assert_eq!(publish(&validity, *run), Published::Trusted(0));
+            let mut valid: BTreeSet<u64> = set(*run).collect();
+            // Another run out of all of them, a different one for each.
+            let other = runs[index * 7919 % runs.len()];
+            let expected = set(other).filter(|lba| valid.contains(lba)).count() as u64;
+            assert_eq!(validity.invalidate(other), expected);
+            valid.retain(|lba| *lba < other.start() || *lba >= other.end());
+            assert_eq!(validity.valid_blocks(), valid.len() as u64);
+            for asked in runs.iter().skip(index % 5).step_by(5) {
+                agree(&validity, &valid, &valid, *asked);
+            }
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_the_file_come_back() {
+        for run in runs() {
+            let validity = validity();
+            publish(&validity, run);
+            let mut bytes = vec![0; usize::try_from(TOTAL.div_ceil(8)).expect("small")];
+            validity.encode(0, None, &mut bytes);
+            for lba in 0..TOTAL {
+                let at = usize::try_from(lba / 8).expect("small");
+                let bit = bytes[at] >> (lba % 8) & 1 == 1;
+                assert_eq!(bit, lba >= run.start() && lba < run.end(), "{run:?} {lba}");
+            }
+            let loaded = self::validity();
+            assert!(!loaded.load(0, &bytes, TOTAL).expect("memory"));
+            let valid: BTreeSet<u64> = set(run).collect();
+            agree(&loaded, &valid, &BTreeSet::new(), run);
+            assert_eq!(loaded.valid_blocks(), run.blocks());
+
+            // Any part of the bitmap is the same bytes, and a run on top is as if it were published.
+            for first in 0..20.min(bytes.len()) {
+                let mut part = vec![0xFF; 3];
+                validity.encode(first as u64, None, &mut part);
+                assert_eq!(part, bytes[first..first + 3]);
+            }
+            let empty = self::validity();
+            let mut on_top = vec![0; bytes.len()];
+            empty.encode(0, Some(run), &mut on_top);
+            assert_eq!(on_top, bytes);
+        }
+    }
+
+    #[test]
+    fn bits_behind_the_limit_do_not_count() {
+        let all = vec![0xFF; usize::try_from(TOTAL.div_ceil(8)).expect("small")];
+        for limit in edges() {
+            let validity = validity();
+            let ignored = validity.load(0, &all, limit).expect("memory");
+            assert!(ignored, "there are stray bits behind the last block");
+            assert_eq!(validity.valid_blocks(), limit);
+        }
+    }
+
+    #[test]
+    fn trust_ends_with_a_failed_flush() {
+        let run = Run::block(3);
+        let validity = validity();
+        let before = validity.epoch();
+        publish(&validity, run);
+        validity.distrust_all();
+        assert!(!validity.is_trusted(run));
+        assert_eq!(validity.count_valid(run), 1);
+        // What was written before the flush that failed is not trusted when it is published after it.
+        assert_eq!(validity.publish(run, before), Published::Untrusted(0));
+        assert!(!validity.is_trusted(run));
+        validity.trust(run, validity.epoch());
+        assert!(validity.is_trusted(run));
+        validity.drop_trusted();
+        assert_eq!(validity.valid_blocks(), 0);
+        validity.trust(run, validity.epoch());
+        assert!(
+            !validity.is_trusted(run),
+            "what is not valid is never trusted"
+        );
+    }
+
+    #[test]
+    fn memory_follows_what_is_valid() {
+        let validity = Validity::new(1 << 24).expect("a directory");
+        publish(&validity, Run::block(1 << 23));
+        assert_eq!(
+            validity
+                .chunks
+                .iter()
+                .filter(|chunk| chunk.get().is_some())
+                .count(),
+            1
+        );
+        assert!(Validity::new(u64::MAX).is_err(), "an error, not an abort");
+    }
+}
+
+/// Every interleaving of two threads, explored by a model checker.
+#[cfg(all(test, model))]
+mod model {
+    use loom::thread;
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn shared() -> Arc<Validity> {
+        let validity = Validity::new(4).expect("memory");
+        validity.reserve(Run::block(0)).expect("memory");
+        Arc::new(validity)
+    }
+
+    #[test]
+    fn what_was_written_before_a_failed_flush_is_never_left_trusted() {
+        loom::model(|| {
+            let validity = shared();
+            let since = validity.epoch();
+            let flusher = {
+                let validity = Arc::clone(&validity);
+                thread::spawn(move || validity.distrust_all())
+            };
+            validity.publish(Run::block(0), since);
+            flusher.join().expect("no panic");
+            assert!(!validity.is_trusted(Run::block(0)));
+            assert_eq!(validity.valid_blocks(), 1);
+        });
+    }
+
+    #[test]
+    fn nothing_is_left_trusted_but_not_valid() {
+        loom::model(|| {
+            let validity = shared();
+            let block = Run::block(0);
+            validity.publish(block, validity.epoch());
+            validity.distrust_all();
+            let dropper = {
+                let validity = Arc::clone(&validity);
+                thread::spawn(move || validity.invalidate(block))
+            };
+            validity.trust(block, validity.epoch());
+            dropper.join().expect("no panic");
+            assert!(!validity.is_trusted(block));
+            assert_eq!(validity.valid_blocks(), 0);
+        });
+    }
+
+    #[test]
+    fn neighbours_in_one_word_do_not_lose_each_other() {
+        loom::model(|| {
+            let validity = shared();
+            let since = validity.epoch();
+            let other = {
+                let validity = Arc::clone(&validity);
+                thread::spawn(move || validity.publish(Run::block(1), since))
+            };
+            assert_eq!(
+                validity.publish(Run::block(0), since),
+                Published::Trusted(1)
+            );
+            assert_eq!(other.join().expect("no panic"), Published::Trusted(1));
+            assert!(Run::new(0, 2).is_some_and(|both| validity.is_trusted(both)));
+        });
     }
 }

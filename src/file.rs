@@ -539,13 +539,13 @@ impl<C: CacheOps> CacheFile<C> {
             blocks = run.blocks(),
             "cached blocks do not match their checksums and are fetched again"
         );
-        self.validity.drop(run);
+        self.validity.invalidate(run);
     }
 
     /// Makes `run` not valid, and names it. In a file without checksums the file has to say so too, before anybody
     /// overwrites the bytes.
     async fn drop_unreadable(&self, run: Run) -> Unreadable {
-        self.validity.drop(run);
+        self.validity.invalidate(run);
         if !self.has_checksums() {
             // It was counted and logged where it failed; the block is not valid here in any case.
             let _ = self.write_bits(run, None).await;

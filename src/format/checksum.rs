@@ -43,3 +43,35 @@ pub(crate) fn header_check(front: &[u8], behind: &[u8]) -> [u8; 3] {
         [a, b, c]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_are_those_of_the_specification() {
+        // Computed with the reference implementation of XXH3.
+        let hasher = BlockHasher::new("cached:(x)");
+        assert_eq!(
+            hasher.sum(0, &[0; 512]),
+            0x1667_A170_F90A_93B5_u64.to_le_bytes()
+        );
+        assert_eq!(
+            hasher.sum(7, &[7; 512]),
+            0xAEAB_7873_76E4_F9C5_u64.to_le_bytes()
+        );
+    }
+
+    #[test]
+    fn a_block_matches_in_its_place_of_its_source_only() {
+        let hasher = BlockHasher::new("cached:(x)");
+        let sum = hasher.sum(7, &[7; 512]);
+        assert_ne!(sum, hasher.sum(8, &[7; 512]));
+        assert_ne!(sum, BlockHasher::new("cached:(y)").sum(7, &[7; 512]));
+        for bit in 0..512 * 8 {
+            let mut flipped = [7; 512];
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(sum, hasher.sum(7, &flipped));
+        }
+    }
+}

@@ -169,3 +169,64 @@ impl<'a> Header<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn geometry() -> Geometry {
+        Geometry::new(512, 10).expect("a valid geometry")
+    }
+
+    #[test]
+    fn a_header_is_the_bytes_of_the_specification() {
+        let header = Header::new(geometry(), "cached:(x)").expect("short");
+        let bytes = header.encode(Checksums::Absent).expect("memory");
+        let golden = b"GIBBLX!\x02\0\0\0\0\0\x02\0\0\x0A\0\0\0\0\0\0\0\x0A\0\0\0cached:(x)";
+        assert_eq!(bytes, golden);
+        let bytes = header.encode(Checksums::Xxh3).expect("memory");
+        assert_eq!(bytes[..9], *b"GIBBLX!\x02\x01");
+        assert_eq!(bytes[9..12], [0x01, 0x03, 0x83]);
+        assert_eq!(bytes[12..], golden[12..]);
+    }
+
+    #[test]
+    fn every_damage_and_every_length_is_told() {
+        let header = Header::new(geometry(), "cached:(x)").expect("short");
+        for checksums in [Checksums::Absent, Checksums::Xxh3] {
+            let bytes = header.encode(checksums).expect("memory");
+            assert_eq!(header.compare(&bytes), Ok(checksums));
+            for len in 0..bytes.len() {
+                assert!(header.compare(&bytes[..len]).is_err(), "{len}");
+            }
+            for at in 0..bytes.len() {
+                for value in 0..=255 {
+                    let mut damaged = bytes.clone();
+                    damaged[at] = value;
+                    let verdict = header.compare(&damaged);
+                    assert_eq!(verdict.is_ok(), damaged == bytes, "byte {at} is {value}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn another_source_is_told_by_every_field() {
+        let header = Header::new(geometry(), "cached:(x)").expect("short");
+        let others = [
+            (512, 10, "cached:(y)", Mismatch::Identity),
+            (512, 10, "cached:(xx)", Mismatch::Identity),
+            (512, 10, "cached:()", Mismatch::Identity),
+            (512, 11, "cached:(x)", Mismatch::TotalBlocks),
+            (4096, 10, "cached:(x)", Mismatch::BlockSize),
+        ];
+        for (block_size, total_blocks, identity, expected) in others {
+            let geometry = Geometry::new(block_size, total_blocks).expect("valid");
+            let other = Header::new(geometry, identity).expect("short");
+            let bytes = other.encode(Checksums::Xxh3).expect("memory");
+            assert_eq!(header.compare(&bytes), Err(expected));
+        }
+        assert_eq!(header.compare(&[]), Err(Mismatch::Empty));
+        assert_eq!(header.compare(&[0; 38]), Err(Mismatch::Blank));
+    }
+}
