@@ -86,12 +86,11 @@ enum Mode {
     Open(Checksums),
 }
 
-/// Which blocks are compared with their checksums.
+/// Whether the blocks of a read are compared with their checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Compare {
     Nothing,
-    Untrusted,
-    All,
+    Everything,
 }
 
 /// A [`Mode`] that is read without a lock.
@@ -455,10 +454,12 @@ impl<C: CacheOps> CacheFile<C> {
     ///
     /// Cost: one backend read, and one more for the checksums where anything has to be compared.
     pub(crate) async fn read(&self, run: Run, buf: &mut [u8]) -> Unreadable {
+        // Decided before the bytes are read: a block that somebody repairs in the meantime is trusted then, but what
+        // was read of it is not. So where one block has to be compared, all of the run are.
         let compare = if self.verify == VerifyPolicy::Never || self.is_trusted(run) {
             Compare::Nothing
         } else {
-            Compare::Untrusted
+            Compare::Everything
         };
         self.read_and_compare(run, buf, compare).await
     }
@@ -468,7 +469,7 @@ impl<C: CacheOps> CacheFile<C> {
     ///
     /// Cost: as [`read`](Self::read), and one write where anything is dropped.
     pub(crate) async fn scrub(&self, run: Run, buf: &mut [u8]) -> Unreadable {
-        let bad = self.read_and_compare(run, buf, Compare::All).await;
+        let bad = self.read_and_compare(run, buf, Compare::Everything).await;
         if !bad.is_empty() {
             // It was counted and logged where it failed; the next process will find the same.
             let _ = self.write_bits(run, None).await;
@@ -483,8 +484,8 @@ impl<C: CacheOps> CacheFile<C> {
             return self.drop_unreadable(run).await;
         }
         let mut bad = Unreadable::new();
-        if compare != Compare::Nothing && self.has_checksums() {
-            match self.find_mismatches(run, buf, compare).await {
+        if compare == Compare::Everything && self.has_checksums() {
+            match self.find_mismatches(run, buf).await {
                 Ok(found) => bad = found,
                 Err(_) => return self.drop_unreadable(run).await,
             }
@@ -504,12 +505,7 @@ impl<C: CacheOps> CacheFile<C> {
     }
 
     /// The blocks of `run`, which `buf` holds, that differ from their checksums.
-    async fn find_mismatches(
-        &self,
-        run: Run,
-        buf: &[u8],
-        compare: Compare,
-    ) -> GibbloxResult<Unreadable> {
+    async fn find_mismatches(&self, run: Run, buf: &[u8]) -> GibbloxResult<Unreadable> {
         let mut sums = zeroed(Layout::sums_len(run), "checksums")?;
         self.read_exact(self.layout.sum_offset(run.start()), &mut sums)
             .await?;
@@ -517,11 +513,10 @@ impl<C: CacheOps> CacheFile<C> {
         let blocks = buf.chunks_exact(self.geometry.len_bytes(1));
         let sums = sums.chunks_exact(SUM_BYTES);
         for ((lba, block), sum) in (run.start()..).zip(blocks).zip(sums) {
-            let block_run = Run::block(lba);
-            let vouched_for = compare == Compare::Untrusted && self.is_trusted(block_run);
-            if vouched_for || self.hasher.sum(lba, block) == sum {
+            if self.hasher.sum(lba, block) == sum {
                 continue;
             }
+            let block_run = Run::block(lba);
             let joined = bad.last().and_then(|last| last.join(block_run));
             match (bad.last_mut(), joined) {
                 (Some(last), Some(joined)) => *last = joined,

@@ -638,7 +638,8 @@ where
                 }
             }
             for follow in followed {
-                let own_failure = follow.run() == range;
+                // The window may be a part of what the caller wants, and the leader's fetch wider than the window.
+                let own_failure = follow.shares_fate() && follow.run() == range;
                 match follow.outcome().await {
                     Some(Outcome::Published) => {}
                     Some(Outcome::Unstored(error)) => return Err(error),
