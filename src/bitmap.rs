@@ -20,7 +20,7 @@
 //!
 //! # Orderings
 //!
-//! Three pairs of operations race, and each is settled by the order in which both sides touch two words. All of them
+//! Four pairs of operations race, and each is settled by the order in which both sides touch two words. The first two
 //! are read-modify-writes, which see the latest value of their word, so of two that cross at least one sees the other:
 //!
 //! - *publish* (or *trust*) sets the trusted bit, then reads the epoch; *distrust* bumps the epoch, then clears the
@@ -28,8 +28,11 @@
 //! - *trust* sets the trusted bit, then reads the valid bit; *invalidate* clears the valid bit, then the trusted one. A block
 //!   is therefore never left trusted but not valid.
 //! - *publish* sets the valid bit before the trusted one, and the bytes are written before both (I1).
+//! - *invalidate* clears the bits, then counts itself; only then are the bytes written again, and that may fail and
+//!   leave garbage. A hit reads the count, then the bits, then the bytes, then the count: if it is still the same,
+//!   nobody can have been writing these bytes.
 //!
-//! The epoch is a `usize` that counts failed flushes; to be mistaken it would have to wrap within one fill.
+//! Epoch and count are a `usize` each; to be mistaken one would have to wrap within one fill or one read.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -63,6 +66,10 @@ pub(crate) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Epoch(usize);
 
+/// A moment between two calls of [`Validity::invalidate`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Invalidations(usize);
+
 /// What became of a publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Published {
@@ -77,6 +84,7 @@ pub(crate) struct Validity {
     total_blocks: u64,
     chunks: Vec<OnceBox<Chunk>>,
     epoch: AtomicUsize,
+    invalidations: AtomicUsize,
 }
 
 impl core::fmt::Debug for Validity {
@@ -149,6 +157,7 @@ impl Validity {
             total_blocks,
             chunks,
             epoch: AtomicUsize::new(0),
+            invalidations: AtomicUsize::new(0),
         })
     }
 
@@ -254,6 +263,14 @@ impl Validity {
         Epoch(self.epoch.fetch_add(0, Ordering::AcqRel))
     }
 
+    /// How often blocks were made not valid.
+    ///
+    /// Bytes that were read without being compared are good if this is the same before the run was found trusted and
+    /// after they were read.
+    pub(crate) fn invalidations(&self) -> Invalidations {
+        Invalidations(self.invalidations.load(Ordering::Acquire))
+    }
+
     /// Makes `run` valid and trusted. Its bytes are written, all of them after `since`.
     ///
     /// The caller has [reserved](Self::reserve) the run.
@@ -313,6 +330,7 @@ impl Validity {
                 dropped += u64::from((before & place.mask).count_ones());
             }
         }
+        self.invalidations.fetch_add(1, Ordering::AcqRel);
         dropped
     }
 
@@ -326,6 +344,7 @@ impl Validity {
         self.take_trusted(|valid, trusted| {
             valid.fetch_and(!trusted, Ordering::AcqRel);
         });
+        self.invalidations.fetch_add(1, Ordering::AcqRel);
     }
 
     fn take_trusted(&self, with: impl Fn(&AtomicUsize, usize)) {

@@ -86,11 +86,22 @@ enum Mode {
     Open(Checksums),
 }
 
-/// Whether the blocks of a read are compared with their checksums.
+/// Which blocks of a read are compared with their checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Compare {
-    Nothing,
+    /// What the policy asks for.
+    AsConfigured,
     Everything,
+}
+
+/// How an attempt to serve a run at once went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hit {
+    Served,
+    /// Not all of the run is trusted.
+    NotTrusted,
+    /// The backend failed, or blocks were made not valid meanwhile.
+    Disturbed,
 }
 
 /// A [`Mode`] that is read without a lock.
@@ -209,7 +220,7 @@ impl<C: CacheOps> CacheFile<C> {
     }
 
     /// Whether `run` can be served without comparing anything.
-    pub(crate) fn is_trusted(&self, run: Run) -> bool {
+    fn is_trusted(&self, run: Run) -> bool {
         self.verify != VerifyPolicy::OnEveryRead && self.validity.is_trusted(run)
     }
 
@@ -437,31 +448,32 @@ impl<C: CacheOps> CacheFile<C> {
 
     // ---- reading ----
 
-    /// Reads a [trusted](Self::is_trusted) run; `false` where that failed, and `run` is to be [read](Self::read) with
-    /// all that follows. Apart from that call because the future of a hit has to be small.
+    /// Reads `run` if it can be served without comparing anything; nothing is in `buf` otherwise. Apart from
+    /// [`read`](Self::read) because the future of a hit has to be small.
     ///
-    /// Cost: one backend read.
-    pub(crate) async fn read_trusted(&self, run: Run, buf: &mut [u8]) -> bool {
-        self.read_exact(self.layout.data_offset(run.start()), buf)
-            .await
-            .is_ok()
+    /// Cost: one backend read, if the run is trusted.
+    pub(crate) async fn read_trusted(&self, run: Run, buf: &mut [u8]) -> Hit {
+        // The order matters, and is the bitmap's: count, bits, bytes, count.
+        let before = self.validity.invalidations();
+        if !self.is_trusted(run) {
+            return Hit::NotTrusted;
+        }
+        let offset = self.layout.data_offset(run.start());
+        if self.read_exact(offset, buf).await.is_ok() && self.validity.invalidations() == before {
+            Hit::Served
+        } else {
+            Hit::Disturbed
+        }
     }
 
     /// Reads the valid blocks of `run` into `buf`, and compares what is not trusted.
     ///
-    /// Returns the runs that could not be read or did not match; they are no longer valid, and what `buf` holds of
-    /// them is of no use.
+    /// Returns the runs that could not be read or did not match, and what `buf` holds of them is of no use. Mostly
+    /// they are no longer valid; if they are, they are to be read again.
     ///
     /// Cost: one backend read, and one more for the checksums where anything has to be compared.
     pub(crate) async fn read(&self, run: Run, buf: &mut [u8]) -> Unreadable {
-        // Decided before the bytes are read: a block that somebody repairs in the meantime is trusted then, but what
-        // was read of it is not. So where one block has to be compared, all of the run are.
-        let compare = if self.verify == VerifyPolicy::Never || self.is_trusted(run) {
-            Compare::Nothing
-        } else {
-            Compare::Everything
-        };
-        self.read_and_compare(run, buf, compare).await
+        self.read_and_compare(run, buf, Compare::AsConfigured).await
     }
 
     /// Reads the valid blocks of `run` into `buf`, which is as long, and compares them all. What is dropped is
@@ -479,16 +491,26 @@ impl<C: CacheOps> CacheFile<C> {
 
     async fn read_and_compare(&self, run: Run, buf: &mut [u8], compare: Compare) -> Unreadable {
         let since = self.validity.epoch();
+        let before = self.validity.invalidations();
+        // Decided before the bytes are read: a block that somebody repairs in the meantime is trusted then, but what
+        // was read of it is not. So where one block has to be compared, all of the run are.
+        let comparing = compare == Compare::Everything
+            || (self.verify != VerifyPolicy::Never && !self.is_trusted(run));
         let offset = self.layout.data_offset(run.start());
         if self.read_exact(offset, buf).await.is_err() {
             return self.drop_unreadable(run).await;
         }
+        let disturbed = self.validity.invalidations() != before;
         let mut bad = Unreadable::new();
-        if compare == Compare::Everything && self.has_checksums() {
-            match self.find_mismatches(run, buf).await {
-                Ok(found) => bad = found,
-                Err(_) => return self.drop_unreadable(run).await,
+        if self.has_checksums() {
+            if comparing || disturbed {
+                match self.find_mismatches(run, buf).await {
+                    Ok(found) => bad = found,
+                    Err(_) => return self.drop_unreadable(run).await,
+                }
             }
+        } else if disturbed {
+            return Unreadable::from_elem(run, 1);
         }
         let mut rest = Some(run);
         for run in &bad {
