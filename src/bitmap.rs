@@ -122,23 +122,32 @@ const fn bits(count: u64) -> u32 {
     count as u32
 }
 
+/// The word that holds the first bits of `run`.
+#[inline]
+const fn first_place(run: Run) -> Place {
+    let first_lba = run.start() - run.start() % WORD_BITS;
+    let from = bits(run.start() - first_lba);
+    let room = usize::BITS - from;
+    let count = if run.blocks() < room as u64 {
+        bits(run.blocks())
+    } else {
+        room
+    };
+    Place {
+        chunk: chunk_of(run.start()),
+        word: word_of(run.start()),
+        mask: (usize::MAX >> (usize::BITS - count)) << from,
+        first_lba,
+    }
+}
+
 /// The words that hold the bits of `run`, in order.
 fn places(run: Run) -> impl Iterator<Item = Place> {
-    let mut lba = run.start();
+    let mut rest = Some(run);
     core::iter::from_fn(move || {
-        if lba >= run.end() {
-            return None;
-        }
-        let first_lba = lba - lba % WORD_BITS;
-        let from = bits(lba - first_lba);
-        let count = bits((run.end() - lba).min(WORD_BITS - u64::from(from)));
-        let place = Place {
-            chunk: chunk_of(lba),
-            word: word_of(lba),
-            mask: (usize::MAX >> (usize::BITS - count)) << from,
-            first_lba,
-        };
-        lba += u64::from(count);
+        let run = rest?;
+        let place = first_place(run);
+        rest = run.from(place.first_lba.saturating_add(WORD_BITS));
         Some(place)
     })
 }
@@ -161,6 +170,7 @@ impl Validity {
         })
     }
 
+    #[inline]
     fn chunk(&self, index: usize) -> Option<&Chunk> {
         self.chunks.get(index).and_then(OnceBox::get)
     }
@@ -192,11 +202,19 @@ impl Validity {
     }
 
     /// Whether every block of `run` is valid and trusted. What its bytes are was written before.
+    #[inline]
     pub(crate) fn is_trusted(&self, run: Run) -> bool {
-        places(run).all(|place| {
-            self.chunk(place.chunk).is_some_and(|chunk| {
-                chunk[WORDS + place.word].load(Ordering::Acquire) & place.mask == place.mask
-            })
+        let first = first_place(run);
+        // Short runs mostly lie in one word, and this is all that a hit looks at.
+        self.word_is_trusted(first)
+            && (first.first_lba.saturating_add(WORD_BITS) >= run.end()
+                || places(run).skip(1).all(|place| self.word_is_trusted(place)))
+    }
+
+    #[inline]
+    fn word_is_trusted(&self, place: Place) -> bool {
+        self.chunk(place.chunk).is_some_and(|chunk| {
+            chunk[WORDS + place.word].load(Ordering::Acquire) & place.mask == place.mask
         })
     }
 
@@ -267,6 +285,7 @@ impl Validity {
     ///
     /// Bytes that were read without being compared are good if this is the same before the run was found trusted and
     /// after they were read.
+    #[inline]
     pub(crate) fn invalidations(&self) -> Invalidations {
         Invalidations(self.invalidations.load(Ordering::Acquire))
     }

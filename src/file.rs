@@ -39,7 +39,7 @@ use smallvec::SmallVec;
 use tracing::{debug, warn};
 
 use crate::backend::CacheOps;
-use crate::bitmap::{Epoch, Published, State, Validity};
+use crate::bitmap::{Epoch, Invalidations, Published, State, Validity};
 use crate::config::VerifyPolicy;
 use crate::error::{out_of_memory, short_read};
 use crate::format::checksum::{BlockHasher, SUM_BYTES};
@@ -94,14 +94,11 @@ enum Compare {
     Everything,
 }
 
-/// How an attempt to serve a run at once went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hit {
-    Served,
-    /// Not all of the run is trusted.
-    NotTrusted,
-    /// The backend failed, or blocks were made not valid meanwhile.
-    Disturbed,
+/// A run that was found trusted, hence one backend read away.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hit {
+    offset: u64,
+    before: Invalidations,
 }
 
 /// A [`Mode`] that is read without a lock.
@@ -219,7 +216,7 @@ impl<C: CacheOps> CacheFile<C> {
         }
     }
 
-    /// Whether `run` can be served without comparing anything.
+    #[inline]
     fn is_trusted(&self, run: Run) -> bool {
         self.verify != VerifyPolicy::OnEveryRead && self.validity.is_trusted(run)
     }
@@ -448,22 +445,36 @@ impl<C: CacheOps> CacheFile<C> {
 
     // ---- reading ----
 
-    /// Reads `run` if it can be served without comparing anything; nothing is in `buf` otherwise. Apart from
-    /// [`read`](Self::read) because the future of a hit has to be small.
-    ///
-    /// Cost: one backend read, if the run is trusted.
-    pub(crate) async fn read_trusted(&self, run: Run, buf: &mut [u8]) -> Hit {
+    /// Whether `run` can be served without comparing anything, and if so what reading it takes.
+    #[inline]
+    pub(crate) fn find_trusted(&self, run: Run) -> Option<Hit> {
         // The order matters, and is the bitmap's: count, bits, bytes, count.
         let before = self.validity.invalidations();
-        if !self.is_trusted(run) {
-            return Hit::NotTrusted;
-        }
-        let offset = self.layout.data_offset(run.start());
-        if self.read_exact(offset, buf).await.is_ok() && self.validity.invalidations() == before {
-            Hit::Served
-        } else {
-            Hit::Disturbed
-        }
+        self.is_trusted(run).then(|| Hit {
+            offset: self.layout.data_offset(run.start()),
+            before,
+        })
+    }
+
+    /// Reads a hit where the backend can answer at once; `Some(false)` as in [`read_hit`](Self::read_hit).
+    #[inline]
+    pub(crate) fn read_hit_now(&self, hit: Hit, buf: &mut [u8]) -> Option<bool> {
+        let answer = self.backend.read_now(hit.offset, buf)?;
+        Some(self.is_served(hit, buf.len(), &answer))
+    }
+
+    /// Reads a hit; `false` where the backend failed, or where blocks were made not valid meanwhile, and the run is to
+    /// be read with all that follows.
+    ///
+    /// Cost: one backend read.
+    pub(crate) async fn read_hit(&self, hit: Hit, buf: &mut [u8]) -> bool {
+        let answer = self.backend.read_at(hit.offset, buf).await;
+        self.is_served(hit, buf.len(), &answer)
+    }
+
+    #[inline]
+    fn is_served(&self, hit: Hit, asked: usize, answer: &GibbloxResult<usize>) -> bool {
+        matches!(answer, Ok(got) if *got == asked) && self.validity.invalidations() == hit.before
     }
 
     /// Reads the valid blocks of `run` into `buf`, and compares what is not trusted.

@@ -32,15 +32,18 @@ impl Geometry {
         })
     }
 
+    #[inline]
     pub(crate) const fn block_size(self) -> u32 {
         self.block_size
     }
 
+    #[inline]
     pub(crate) const fn total_blocks(self) -> u64 {
         self.total_blocks
     }
 
     /// The blocks of a request for `blocks` blocks from `lba`; nothing for an empty one.
+    #[inline]
     pub(crate) fn range(self, lba: u64, blocks: u64) -> GibbloxResult<Option<Run>> {
         match lba.checked_add(blocks) {
             _ if blocks == 0 => Ok(None),
@@ -53,6 +56,7 @@ impl Geometry {
     }
 
     /// The blocks of a request that fills `len_bytes` from `lba`; nothing for an empty one.
+    #[inline]
     pub(crate) fn request(self, lba: u64, len_bytes: usize) -> GibbloxResult<Option<Run>> {
         let len_bytes = len_bytes as u64;
         if len_bytes & u64::from(self.block_size - 1) != 0 {
@@ -62,6 +66,7 @@ impl Geometry {
     }
 
     /// Where block `lba` begins, counted from block 0. `lba` is at most the number of blocks.
+    #[inline]
     pub(crate) const fn offset_bytes(self, lba: u64) -> u64 {
         lba << self.block_size.trailing_zeros()
     }

@@ -41,7 +41,7 @@ use crate::backend::CacheOps;
 use crate::bitmap::State;
 use crate::config::CacheConfig;
 use crate::error::{out_of_memory, short_read};
-use crate::file::{CacheFile, Hit};
+use crate::file::CacheFile;
 use crate::flight::{Claim, FlightTable, Follow, Lead, Outcome};
 use crate::flush::{FlushGate, FlushTicket};
 use crate::geometry::Geometry;
@@ -784,12 +784,20 @@ where
             return Ok(0);
         };
         let blocks = run.blocks();
-        // Counted by what is valid now, before anything else can change it.
-        let hits = self.file.count_valid(run);
-        self.requests.add(buf, blocks, hits);
-        trace!(lba, blocks, hits, "read");
-        if hits == blocks && self.file.read_trusted(run, buf).await == Hit::Served {
-            return Ok(buf.len());
+        if let Some(hit) = self.file.find_trusted(run) {
+            trace!(lba, blocks, "hit");
+            self.requests.add(buf, blocks, blocks);
+            let served = match self.file.read_hit_now(hit, buf) {
+                Some(served) => served,
+                None => self.file.read_hit(hit, buf).await,
+            };
+            if served {
+                return Ok(buf.len());
+            }
+        } else {
+            let hits = self.file.count_valid(run);
+            trace!(lba, blocks, hits, "not all trusted");
+            self.requests.add(buf, blocks, hits);
         }
         // Boxed, so that the future of a hit stays small.
         Box::pin(self.fill(run, buf, ctx)).await?;

@@ -12,6 +12,7 @@ pub(crate) struct Run {
 
 impl Run {
     /// `start..end`, or nothing where that is empty.
+    #[inline]
     pub(crate) const fn new(start: u64, end: u64) -> Option<Self> {
         if start < end {
             Some(Self { start, end })
@@ -28,15 +29,18 @@ impl Run {
         }
     }
 
+    #[inline]
     pub(crate) const fn start(self) -> u64 {
         self.start
     }
 
     /// The lba after the last one.
+    #[inline]
     pub(crate) const fn end(self) -> u64 {
         self.end
     }
 
+    #[inline]
     pub(crate) const fn blocks(self) -> u64 {
         self.end - self.start
     }
@@ -55,6 +59,7 @@ impl Run {
     }
 
     /// What is left behind `lba`, inclusive.
+    #[inline]
     pub(crate) fn from(self, lba: u64) -> Option<Self> {
         Self::new(self.start.max(lba), self.end)
     }

@@ -97,6 +97,7 @@ pub struct ScrubReport {
 
 impl ScrubReport {
     /// Counts a window of `scanned` blocks, of which `dropped` did not match.
+    #[inline]
     pub(crate) fn add(&mut self, scanned: u64, dropped: u64) {
         self.scanned_blocks += scanned;
         self.dropped_blocks += dropped;
@@ -117,6 +118,7 @@ pub(crate) struct RequestCounts(Sharded<Requests>);
 
 impl RequestCounts {
     /// Counts a request for `blocks` blocks into `buf`, of which `hits` were valid.
+    #[inline]
     pub(crate) fn add(&self, buf: &[u8], blocks: u64, hits: u64) {
         let counts = self.0.near(buf);
         if hits != 0 {

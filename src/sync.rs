@@ -125,6 +125,7 @@ pub(crate) struct Counter(core::sync::atomic::AtomicU64);
 
 #[cfg(target_has_atomic = "64")]
 impl Counter {
+    #[inline]
     pub(crate) fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
@@ -141,6 +142,7 @@ pub(crate) struct Counter(Lock<u64>);
 
 #[cfg(not(target_has_atomic = "64"))]
 impl Counter {
+    #[inline]
     pub(crate) fn add(&self, n: u64) {
         self.0.with(|count| *count = count.wrapping_add(n));
     }
@@ -169,6 +171,7 @@ struct Shard<T>(T);
 pub(crate) struct Sharded<T>([Shard<T>; SHARDS]);
 
 impl<T> Sharded<T> {
+    #[inline]
     pub(crate) fn near(&self, buf: &[u8]) -> &T {
         // Fibonacci hashing of the page number: the high half of the product depends on all of its bits.
         let product = (buf.as_ptr().addr() >> 12).wrapping_mul(0x9E37_79B9);

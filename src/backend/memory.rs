@@ -1,7 +1,7 @@
 //! [`MemoryCacheOps`]: a backend in plain memory, whose size follows what is written and not where.
 //!
 //! ```text
-//!   offset ─► chunk of 64 KiB ─► shard (chunk number mod 16): a lock, and its chunks in a tree
+//!   offset ─► chunk of 256 KiB ─► shard (chunk number mod 16): a lock, and its chunks in a tree
 //!                                  chunk ─► extents: sorted, disjoint pieces of memory; a gap reads as zero
 //! ```
 //!
@@ -28,7 +28,7 @@ use crate::error::out_of_memory;
 use crate::sync::SharedLock;
 
 /// Bytes that one tree entry covers.
-const CHUNK: u64 = 64 << 10;
+const CHUNK: u64 = 256 << 10;
 
 /// Extents begin and end at multiples of this.
 const GRAIN: usize = 256;
@@ -39,7 +39,7 @@ const SHARDS: usize = 16;
 ///
 /// Memory is what was written, rounded to 256 bytes at both ends of each piece, plus some 40 bytes a piece; the length
 /// that [`set_len`](CacheOps::set_len) gives costs nothing. Calls answer at once and never wait but for a copy of at
-/// most 64 KiB by another thread. Where the allocator has no more, a write fails and nothing else does.
+/// most 256 KiB by another thread. Where the allocator has no more, a write fails and nothing else does.
 ///
 /// # Examples
 ///
@@ -71,7 +71,7 @@ struct Shard {
     chunks: BTreeMap<u64, Chunk>,
 }
 
-/// What was written of 64 KiB.
+/// What was written of a chunk.
 #[derive(Debug, Default)]
 struct Chunk {
     /// Sorted, disjoint, none empty.
@@ -107,19 +107,24 @@ fn no_memory() -> GibbloxError {
 impl Chunk {
     /// Copies `within` of the chunk into `out`, which is as long.
     fn read(&self, within: &Range<usize>, out: &mut [u8]) {
-        let mut filled = within.start;
         let first = self
             .extents
             .partition_point(|extent| extent.end() <= within.start);
+        let mut filled = within.start;
         for extent in self.extents.iter().skip(first) {
             let common = overlap(within, &(extent.start..extent.end()));
             if common.is_empty() {
                 break;
             }
-            out[shift(&(filled..common.start), within.start)].fill(0);
+            if filled < common.start {
+                out[shift(&(filled..common.start), within.start)].fill(0);
+            }
             out[shift(&common, within.start)]
                 .copy_from_slice(&extent.bytes[shift(&common, extent.start)]);
             filled = common.end;
+            if filled == within.end {
+                return;
+            }
         }
         out[shift(&(filled..within.end), within.start)].fill(0);
     }
@@ -212,28 +217,32 @@ impl MemoryCacheOps {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> usize {
-        let mut there = out.len();
+        let within = (offset % CHUNK) as usize;
+        if out.len() <= CHUNK as usize - within {
+            return self.read_piece(offset / CHUNK, within, out);
+        }
         for (chunk, within, part) in Self::pieces(offset, out.len()) {
-            let out = &mut out[part.clone()];
-            let end = self.shard(chunk).read(|shard| {
-                // Another thread may shorten the array between two pieces; each piece goes by what it finds.
-                let left = shard
-                    .len
-                    .saturating_sub(chunk * CHUNK + within.start as u64);
-                let count = usize::try_from(left).unwrap_or(usize::MAX).min(out.len());
-                let within = within.start..within.start + count;
-                match shard.chunks.get(&chunk) {
-                    Some(chunk) => chunk.read(&within, &mut out[..count]),
-                    None => out[..count].fill(0),
-                }
-                part.start + count
-            });
-            if end < part.end {
-                there = end;
-                break;
+            let count = self.read_piece(chunk, within.start, &mut out[part.clone()]);
+            if count < part.len() {
+                return part.start + count;
             }
         }
-        there
+        out.len()
+    }
+
+    /// Reads from `start` of a chunk; `out` does not reach past its end.
+    fn read_piece(&self, chunk: u64, start: usize, out: &mut [u8]) -> usize {
+        self.shard(chunk).read(|shard| {
+            // Another thread may shorten the array between two pieces; each piece goes by what it finds.
+            let left = shard.len.saturating_sub(chunk * CHUNK + start as u64);
+            let count = usize::try_from(left).unwrap_or(usize::MAX).min(out.len());
+            let out = &mut out[..count];
+            match shard.chunks.get(&chunk) {
+                Some(chunk) => chunk.read(&(start..start + count), out),
+                None => out.fill(0),
+            }
+            count
+        })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> GibbloxResult<()> {

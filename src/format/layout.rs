@@ -58,6 +58,7 @@ impl Layout {
     }
 
     /// Where the data of block `lba` begins.
+    #[inline]
     pub(crate) const fn data_offset(&self, lba: u64) -> u64 {
         self.data + self.geometry.offset_bytes(lba)
     }
