@@ -9,8 +9,8 @@
 //! ```
 //!
 //! A *valid* block is one that the cache file claims to hold. It is *trusted* once this process has fetched it or has
-//! compared it with its checksum. Trusted implies valid, so the hit path looks at one word per word of its run and
-//! takes no lock; everything else is read-modify-write on the same words.
+//! compared it with its checksum. The hit path loads both words and takes no lock; whatever changes them is a
+//! read-modify-write.
 //!
 //! # Memory
 //!
@@ -25,12 +25,12 @@
 //!
 //! - *publish* (or *trust*) sets the trusted bit, then reads the epoch; *distrust* bumps the epoch, then clears the
 //!   trusted bits. A block that was written before a flush that failed is therefore never left trusted.
-//! - *trust* sets the trusted bit, then reads the valid bit; *invalidate* clears the valid bit, then the trusted one. A block
-//!   is therefore never left trusted but not valid.
+//! - *trust* sets the trusted bit, then reads the valid bit; *invalidate* clears the valid bit, then the trusted one. A
+//!   block is therefore never left trusted but not valid; while it is for a moment, the hit path does not take it.
 //! - *publish* sets the valid bit before the trusted one, and the bytes are written before both (I1).
-//! - *invalidate* clears the bits, then counts itself; only then are the bytes written again, and that may fail and
-//!   leave garbage. A hit reads the count, then the bits, then the bytes, then the count: if it is still the same,
-//!   nobody can have been writing these bytes.
+//! - *invalidate* and *distrust* clear bits, then count a change; only then are bytes written again, and that may fail
+//!   and leave garbage. A reader reads the count, then the bits, then the bytes, then the count: if it is still the
+//!   same, nobody can have been writing these bytes, and no flush of them has failed.
 //!
 //! Epoch and count are a `usize` each; to be mistaken one would have to wrap within one fill or one read.
 
@@ -66,9 +66,9 @@ pub(crate) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Epoch(usize);
 
-/// A moment between two calls of [`Validity::invalidate`].
+/// A moment between two calls that made blocks not valid or not trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Invalidations(usize);
+pub(crate) struct Changes(usize);
 
 /// What became of a publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub(crate) struct Validity {
     total_blocks: u64,
     chunks: Vec<OnceBox<Chunk>>,
     epoch: AtomicUsize,
-    invalidations: AtomicUsize,
+    changes: AtomicUsize,
 }
 
 impl core::fmt::Debug for Validity {
@@ -166,7 +166,7 @@ impl Validity {
             total_blocks,
             chunks,
             epoch: AtomicUsize::new(0),
-            invalidations: AtomicUsize::new(0),
+            changes: AtomicUsize::new(0),
         })
     }
 
@@ -214,7 +214,9 @@ impl Validity {
     #[inline]
     fn word_is_trusted(&self, place: Place) -> bool {
         self.chunk(place.chunk).is_some_and(|chunk| {
-            chunk[WORDS + place.word].load(Ordering::Acquire) & place.mask == place.mask
+            let trusted = chunk[WORDS + place.word].load(Ordering::Acquire);
+            let valid = chunk[place.word].load(Ordering::Acquire);
+            trusted & valid & place.mask == place.mask
         })
     }
 
@@ -281,13 +283,18 @@ impl Validity {
         Epoch(self.epoch.fetch_add(0, Ordering::AcqRel))
     }
 
-    /// How often blocks were made not valid.
+    /// How often blocks lost what they had.
     ///
-    /// Bytes that were read without being compared are good if this is the same before the run was found trusted and
-    /// after they were read.
+    /// Bytes that were read are those of the run's blocks if this is the same before the run was found valid and after
+    /// they were read.
     #[inline]
-    pub(crate) fn invalidations(&self) -> Invalidations {
-        Invalidations(self.invalidations.load(Ordering::Acquire))
+    pub(crate) fn changes(&self) -> Changes {
+        Changes(self.changes.load(Ordering::Acquire))
+    }
+
+    /// Whether a flush has ever failed.
+    pub(crate) fn was_distrusted(&self) -> bool {
+        self.epoch() != Epoch(0)
     }
 
     /// Makes `run` valid and trusted. Its bytes are written, all of them after `since`.
@@ -349,7 +356,7 @@ impl Validity {
                 dropped += u64::from((before & place.mask).count_ones());
             }
         }
-        self.invalidations.fetch_add(1, Ordering::AcqRel);
+        self.changes.fetch_add(1, Ordering::AcqRel);
         dropped
     }
 
@@ -363,7 +370,6 @@ impl Validity {
         self.take_trusted(|valid, trusted| {
             valid.fetch_and(!trusted, Ordering::AcqRel);
         });
-        self.invalidations.fetch_add(1, Ordering::AcqRel);
     }
 
     fn take_trusted(&self, with: impl Fn(&AtomicUsize, usize)) {
@@ -374,6 +380,7 @@ impl Validity {
                 with(valid, trusted.swap(0, Ordering::AcqRel));
             }
         }
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Makes nothing valid.

@@ -14,15 +14,17 @@
 //!
 //! Bytes go straight into the caller's buffer. Where blocks of the run are not trusted yet, their checksums are read
 //! too and compared before anything is said to be good. What cannot be read or does not match is dropped and named,
-//! so that the caller fetches it.
+//! so that the caller fetches it. While a read waits for the backend, a block that was valid may be dropped by another
+//! reader, fetched again and overwritten, and that write may fail and leave garbage. So a read is believed only if
+//! nothing was dropped meanwhile; else it looks again.
 //!
 //! # Storing
 //!
 //! Data, then checksum, then the bit in the file, then the bit in memory, so a block is never served that was not
-//! written (I1). A bitmap byte belongs to eight blocks, hence to several writers: the bit in the file is written under
-//! a lock that orders these writes (the one exception of I4), and the byte is composed under it, so a late write never
-//! takes back an earlier one. A future dropped in the middle leaves a bit in the file at most in front of bytes that
-//! were written.
+//! written (I1). Nothing is written in front of a valid bit; in a file without checksums not in front of one in the
+//! file either, so there the bit is cleared first. A bitmap byte belongs to eight blocks, hence to several writers:
+//! who writes it has claimed it, and composes it then, so a late write never takes back an earlier one. A future that
+//! is dropped in the middle leaves a bit in the file at most in front of bytes that were written.
 //!
 //! # A flush that fails
 //!
@@ -35,13 +37,14 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use gibblox_core::{GibbloxError, GibbloxErrorKind, GibbloxResult};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use tracing::{debug, warn};
 
 use crate::backend::CacheOps;
-use crate::bitmap::{Epoch, Invalidations, Published, State, Validity};
+use crate::bitmap::{Changes, Epoch, Published, State, Validity};
 use crate::config::VerifyPolicy;
 use crate::error::{out_of_memory, short_read};
+use crate::flight::FlightTable;
 use crate::format::checksum::{BlockHasher, SUM_BYTES};
 use crate::format::header::{Checksums, Header, Mismatch, UNREADABLE};
 use crate::format::layout::Layout;
@@ -74,8 +77,8 @@ pub(crate) struct CacheFile<C> {
     mode: ModeCell,
     /// Held while the file is opened, so that it is opened once.
     opening: async_lock::Mutex<()>,
-    /// Orders the writes of the bitmap.
-    publishing: async_lock::Mutex<()>,
+    /// Who writes which bytes of the bitmap.
+    bitmap_writers: FlightTable,
     failures: FailureCounts,
 }
 
@@ -94,11 +97,31 @@ enum Compare {
     Everything,
 }
 
+/// Why bytes of the file were not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unread {
+    Failed,
+    /// The file is not as long as it was.
+    Short,
+}
+
+/// A run lost blocks since it was found valid: whoever wants it looks again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NotValid;
+
+/// How scrubbing a run went.
+#[derive(Debug)]
+pub(crate) struct Scrubbed {
+    pub(crate) dropped_blocks: u64,
+    /// Whether the file knows what was dropped.
+    pub(crate) written: GibbloxResult<()>,
+}
+
 /// A run that was found trusted, hence one backend read away.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hit {
     offset: u64,
-    before: Invalidations,
+    before: Changes,
 }
 
 /// A [`Mode`] that is read without a lock.
@@ -169,7 +192,7 @@ impl<C: CacheOps> CacheFile<C> {
             verify,
             mode: ModeCell::new(),
             opening: async_lock::Mutex::new(()),
-            publishing: async_lock::Mutex::new(()),
+            bitmap_writers: FlightTable::default(),
             failures: FailureCounts::default(),
         })
     }
@@ -224,30 +247,51 @@ impl<C: CacheOps> CacheFile<C> {
     // ---- the backend, each call counted and logged where it fails ----
 
     /// Fills `out`; what is not there is a failure.
-    async fn read_exact(&self, offset: u64, out: &mut [u8]) -> GibbloxResult<()> {
-        let got = self.read_some(offset, out).await?;
-        if got == out.len() {
-            Ok(())
-        } else {
-            let error = short_read("the cache backend", got, out.len());
-            Err(self.read_failed(offset, error))
-        }
+    async fn read_exact(&self, offset: u64, out: &mut [u8]) -> Result<(), Unread> {
+        let asked = out.len();
+        let answer = self.ask(offset, out).await;
+        self.all_of(offset, asked, answer)
     }
 
+    /// Fills as much of `out` as there is.
     async fn read_some(&self, offset: u64, out: &mut [u8]) -> GibbloxResult<usize> {
         let asked = out.len();
-        let answer = match self.backend.read_now(offset, out) {
-            Some(answer) => answer,
-            None => self.backend.read_at(offset, out).await,
-        };
-        match answer {
+        match self.ask(offset, out).await {
+            Ok(got) if got <= asked => Ok(got),
             // A count beyond the buffer is a defect of the backend, and no count at all.
-            Ok(got) if got > asked => {
+            Ok(got) => {
                 let error = short_read("the cache backend", got, asked);
                 Err(self.read_failed(offset, error))
             }
-            Ok(got) => Ok(got),
             Err(error) => Err(self.read_failed(offset, error)),
+        }
+    }
+
+    async fn ask(&self, offset: u64, out: &mut [u8]) -> GibbloxResult<usize> {
+        match self.backend.read_now(offset, out) {
+            Some(answer) => answer,
+            None => self.backend.read_at(offset, out).await,
+        }
+    }
+
+    /// What an answer says where anything but `asked` bytes is a failure.
+    fn all_of(
+        &self,
+        offset: u64,
+        asked: usize,
+        answer: GibbloxResult<usize>,
+    ) -> Result<(), Unread> {
+        match answer {
+            Ok(got) if got == asked => Ok(()),
+            Ok(got) => {
+                let error = short_read("the cache backend", got, asked);
+                self.read_failed(offset, error);
+                Err(Unread::Short)
+            }
+            Err(error) => {
+                self.read_failed(offset, error);
+                Err(Unread::Failed)
+            }
         }
     }
 
@@ -290,10 +334,7 @@ impl<C: CacheOps> CacheFile<C> {
         match self.mode.get() {
             Mode::Closed => {}
             Mode::Open(Checksums::Xxh3) => self.validity.distrust_all(),
-            Mode::Open(Checksums::Absent) => {
-                self.validity.drop_trusted();
-                self.rewrite_bitmap().await;
-            }
+            Mode::Open(Checksums::Absent) => self.validity.drop_trusted(),
         }
         Err(error)
     }
@@ -449,7 +490,7 @@ impl<C: CacheOps> CacheFile<C> {
     #[inline]
     pub(crate) fn find_trusted(&self, run: Run) -> Option<Hit> {
         // The order matters, and is the bitmap's: count, bits, bytes, count.
-        let before = self.validity.invalidations();
+        let before = self.validity.changes();
         self.is_trusted(run).then(|| Hit {
             offset: self.layout.data_offset(run.start()),
             before,
@@ -460,7 +501,7 @@ impl<C: CacheOps> CacheFile<C> {
     #[inline]
     pub(crate) fn read_hit_now(&self, hit: Hit, buf: &mut [u8]) -> Option<bool> {
         let answer = self.backend.read_now(hit.offset, buf)?;
-        Some(self.is_served(hit, buf.len(), &answer))
+        Some(self.is_served(hit, buf.len(), answer))
     }
 
     /// Reads a hit; `false` where the backend failed, or where blocks were made not valid meanwhile, and the run is to
@@ -469,60 +510,85 @@ impl<C: CacheOps> CacheFile<C> {
     /// Cost: one backend read.
     pub(crate) async fn read_hit(&self, hit: Hit, buf: &mut [u8]) -> bool {
         let answer = self.backend.read_at(hit.offset, buf).await;
-        self.is_served(hit, buf.len(), &answer)
+        self.is_served(hit, buf.len(), answer)
     }
 
     #[inline]
-    fn is_served(&self, hit: Hit, asked: usize, answer: &GibbloxResult<usize>) -> bool {
-        matches!(answer, Ok(got) if *got == asked) && self.validity.invalidations() == hit.before
+    fn is_served(&self, hit: Hit, asked: usize, answer: GibbloxResult<usize>) -> bool {
+        match answer {
+            Ok(got) if got == asked => self.validity.changes() == hit.before,
+            answer => {
+                // Counted and logged; the blocks stay as they are until the long way fails too.
+                let _ = self.all_of(hit.offset, asked, answer);
+                false
+            }
+        }
     }
 
-    /// Reads the valid blocks of `run` into `buf`, and compares what is not trusted.
+    /// Reads `run`, which was valid, into `buf`, and compares what is not trusted.
     ///
-    /// Returns the runs that could not be read or did not match, and what `buf` holds of them is of no use. Mostly
-    /// they are no longer valid; if they are, they are to be read again.
+    /// Returns the runs that could not be read, did not match, or are no longer valid; what `buf` holds of them is of
+    /// no use.
     ///
     /// Cost: one backend read, and one more for the checksums where anything has to be compared.
     pub(crate) async fn read(&self, run: Run, buf: &mut [u8]) -> Unreadable {
-        self.read_and_compare(run, buf, Compare::AsConfigured).await
+        self.read_and_compare(run, buf, Compare::AsConfigured)
+            .await
+            .unwrap_or_else(|NotValid| smallvec![run])
     }
 
-    /// Reads the valid blocks of `run` into `buf`, which is as long, and compares them all. What is dropped is
-    /// dropped in the file too.
+    /// Reads `run`, which was valid, into `buf`, which is as long, and compares all of it. What is dropped is dropped
+    /// in the file too. Returns how many blocks that were.
     ///
     /// Cost: as [`read`](Self::read), and one write where anything is dropped.
-    pub(crate) async fn scrub(&self, run: Run, buf: &mut [u8]) -> Unreadable {
-        let bad = self.read_and_compare(run, buf, Compare::Everything).await;
+    pub(crate) async fn scrub(&self, run: Run, buf: &mut [u8]) -> Result<Scrubbed, NotValid> {
+        let bad = self.read_and_compare(run, buf, Compare::Everything).await?;
+        let mut written = Ok(());
         if !bad.is_empty() {
-            // It was counted and logged where it failed; the next process will find the same.
-            let _ = self.write_bits(run, None).await;
+            written = self.write_bits(run, None).await.map(drop);
         }
-        bad
+        Ok(Scrubbed {
+            dropped_blocks: bad.iter().map(|run| run.blocks()).sum(),
+            written,
+        })
     }
 
-    async fn read_and_compare(&self, run: Run, buf: &mut [u8], compare: Compare) -> Unreadable {
-        let since = self.validity.epoch();
-        let before = self.validity.invalidations();
-        // Decided before the bytes are read: a block that somebody repairs in the meantime is trusted then, but what
-        // was read of it is not. So where one block has to be compared, all of the run are.
-        let comparing = compare == Compare::Everything
-            || (self.verify != VerifyPolicy::Never && !self.is_trusted(run));
-        let offset = self.layout.data_offset(run.start());
-        if self.read_exact(offset, buf).await.is_err() {
-            return self.drop_unreadable(run).await;
-        }
-        let disturbed = self.validity.invalidations() != before;
-        let mut bad = Unreadable::new();
-        if self.has_checksums() {
-            if comparing || disturbed {
-                match self.find_mismatches(run, buf).await {
-                    Ok(found) => bad = found,
-                    Err(_) => return self.drop_unreadable(run).await,
+    async fn read_and_compare(
+        &self,
+        run: Run,
+        buf: &mut [u8],
+        compare: Compare,
+    ) -> Result<Unreadable, NotValid> {
+        let (bad, since) = loop {
+            // The order matters, and is the bitmap's: count, bits, bytes, count.
+            let since = self.validity.epoch();
+            let before = self.validity.changes();
+            if self.validity.count_valid(run) != run.blocks() {
+                return Err(NotValid);
+            }
+            // Where one block has to be compared, all of the run are: what is trusted when its bytes arrive may have
+            // been repaired since they were read.
+            let comparing = compare == Compare::Everything
+                || !(self.is_trusted(run) || self.verify == VerifyPolicy::Never)
+                || (self.validity.was_distrusted() && !self.validity.is_trusted(run));
+            let offset = self.layout.data_offset(run.start());
+            let read = match self.read_exact(offset, buf).await {
+                Ok(()) if comparing && self.has_checksums() => self.find_mismatches(run, buf).await,
+                Ok(()) => Ok(Unreadable::new()),
+                Err(why) => Err(why),
+            };
+            match read {
+                Ok(bad) if self.validity.changes() == before => break (bad, since),
+                Ok(_) => {}
+                Err(why) => {
+                    self.validity.invalidate(run);
+                    if why == Unread::Short {
+                        self.drop_missing().await;
+                    }
+                    return Ok(smallvec![run]);
                 }
             }
-        } else if disturbed {
-            return Unreadable::from_elem(run, 1);
-        }
+        };
         let mut rest = Some(run);
         for run in &bad {
             self.mismatched(*run);
@@ -534,12 +600,13 @@ impl<C: CacheOps> CacheFile<C> {
         if let Some(good) = rest {
             self.validity.trust(good, since);
         }
-        bad
+        Ok(bad)
     }
 
     /// The blocks of `run`, which `buf` holds, that differ from their checksums.
-    async fn find_mismatches(&self, run: Run, buf: &[u8]) -> GibbloxResult<Unreadable> {
-        let mut sums = zeroed(Layout::sums_len(run), "checksums")?;
+    async fn find_mismatches(&self, run: Run, buf: &[u8]) -> Result<Unreadable, Unread> {
+        let sums = zeroed(Layout::sums_len(run), "checksums");
+        let mut sums = sums.map_err(|_| Unread::Failed)?;
         self.read_exact(self.layout.sum_offset(run.start()), &mut sums)
             .await?;
         let mut bad = Unreadable::new();
@@ -559,6 +626,32 @@ impl<C: CacheOps> CacheFile<C> {
         Ok(bad)
     }
 
+    /// The file became shorter while it was open. What is missing of it is not valid, before a write makes it longer
+    /// again, with a hole (I1).
+    #[cold]
+    async fn drop_missing(&self) {
+        let Mode::Open(checksums) = self.mode.get() else {
+            return;
+        };
+        // Where the backend does not say how long the file is, each block is found missing when it is read.
+        let Ok(blocks) = self.measure(checksums).await else {
+            return;
+        };
+        let mut rest = Run::new(blocks, self.geometry.total_blocks());
+        if let Some(missing) = rest {
+            warn!(blocks = missing.blocks(), "the cache file was truncated");
+            self.validity.invalidate(missing);
+        }
+        // Without checksums the file has to say so too, or the next process takes the hole for data.
+        while let (Some(run), Checksums::Absent) = (rest, checksums) {
+            let piece = run.first(SMALL_PIECE_BYTES * 8);
+            rest = run.from(piece.end());
+            if self.write_bits(piece, None).await.is_err() {
+                break;
+            }
+        }
+    }
+
     #[cold]
     fn mismatched(&self, run: Run) {
         self.failures.mismatched_blocks.add(run.blocks());
@@ -570,17 +663,6 @@ impl<C: CacheOps> CacheFile<C> {
         self.validity.invalidate(run);
     }
 
-    /// Makes `run` not valid, and names it. In a file without checksums the file has to say so too, before anybody
-    /// overwrites the bytes.
-    async fn drop_unreadable(&self, run: Run) -> Unreadable {
-        self.validity.invalidate(run);
-        if !self.has_checksums() {
-            // It was counted and logged where it failed; the block is not valid here in any case.
-            let _ = self.write_bits(run, None).await;
-        }
-        Unreadable::from_elem(run, 1)
-    }
-
     // ---- storing ----
 
     /// Stores the bytes of `run` and makes it valid; returns how many of its blocks were not valid before.
@@ -588,12 +670,19 @@ impl<C: CacheOps> CacheFile<C> {
     /// An error leaves the run not valid. Cancellation is strict: a run that was left in the middle is not valid, and
     /// storing it again writes all of it.
     ///
-    /// Cost: one write of data, one of checksums, one of the bitmap.
+    /// Cost: one write of data, one of checksums, one of the bitmap. Two of the bitmap where there are no checksums.
     pub(crate) async fn store(&self, run: Run, data: &[u8]) -> GibbloxResult<u64> {
         let Mode::Open(checksums) = self.mode.get() else {
             return Err(not_open());
         };
         self.validity.reserve(run)?;
+        if self.validity.count_valid(run) != 0 {
+            // The file was opened after this fetch had begun, and holds what is about to be overwritten.
+            self.validity.invalidate(run);
+        }
+        if checksums == Checksums::Absent {
+            self.write_bits(run, None).await?;
+        }
         let since = self.validity.epoch();
         self.write(self.layout.data_offset(run.start()), data)
             .await?;
@@ -610,7 +699,7 @@ impl<C: CacheOps> CacheFile<C> {
         match self.write_bits(run, Some(since)).await? {
             Published::Untrusted(_) if checksums == Checksums::Absent => {
                 // A flush failed in the meantime, and nothing will ever tell whether these bytes were in it.
-                self.drop_unreadable(run).await;
+                self.validity.invalidate(run);
                 Err(not_durable())
             }
             Published::Trusted(newly) | Published::Untrusted(newly) => Ok(newly),
@@ -622,7 +711,10 @@ impl<C: CacheOps> CacheFile<C> {
         let first = Layout::bitmap_byte(run.start());
         let bytes = Layout::bitmap_byte(run.end() - 1) - first + 1;
         let mut bits = zeroed(usize::try_from(bytes).unwrap_or(usize::MAX), "bits")?;
-        let _in_order = self.publishing.lock().await;
+        let _alone = match Run::new(first, first + bytes) {
+            Some(bytes) => Some(self.bitmap_writers.alone(bytes).await),
+            None => None,
+        };
         self.validity.encode(first, publish.map(|_| run), &mut bits);
         self.write(self.layout.bitmap().start + first, &bits)
             .await?;
@@ -630,17 +722,6 @@ impl<C: CacheOps> CacheFile<C> {
             Some(since) => self.validity.publish(run, since),
             None => Published::Trusted(0),
         })
-    }
-
-    /// Writes the bitmap as it is in memory, as far as the backend lets it.
-    async fn rewrite_bitmap(&self) {
-        let mut rest = Run::new(0, self.geometry.total_blocks());
-        while let Some(run) = rest.map(|rest| rest.first(SMALL_PIECE_BYTES * 8)) {
-            rest = rest.and_then(|rest| rest.from(run.end()));
-            if self.write_bits(run, None).await.is_err() {
-                break;
-            }
-        }
     }
 }
 

@@ -20,7 +20,10 @@
 //! Followers learn errors as they were. Whether an error also *is* theirs depends on what they asked for:
 //! [`Follow::shares_fate`].
 //!
-//! The table is a sorted vector. A tree was no faster with a thousand runs in flight, and it allocates for each.
+//! The table is a sorted vector. With a few leads for each of a thousand readers it is as fast as a tree, which
+//! allocates for each.
+//!
+//! The same table, over the bytes of the bitmap, orders those who write them: see [`FlightTable::alone`].
 
 use alloc::vec::Vec;
 
@@ -53,7 +56,8 @@ pub(crate) struct FlightTable {
 struct Flights {
     /// Disjoint, sorted by run.
     sorted: Vec<Flight>,
-    next_batch: usize,
+    /// The last call to `claim`; to be mistaken it would have to wrap within one fetch.
+    last_batch: usize,
 }
 
 #[derive(Debug)]
@@ -111,10 +115,6 @@ struct Leader {
 }
 
 impl Follow {
-    pub(crate) const fn run(&self) -> Run {
-        self.run
-    }
-
     /// Whether the leader's error is this follower's own.
     ///
     /// It is if the follower wants nothing outside of what its leader tried to fetch, and all of this run: then it
@@ -134,23 +134,29 @@ impl Follow {
 impl FlightTable {
     /// Divides `wanted` into what is valid, what somebody fetches, and what the caller now has to fetch.
     ///
-    /// `wanted` are the parts of one request, disjoint and in order. The claims cover them exactly, in order.
-    /// `state_at` tells the state of the first block of a run, and the longest beginning of the run that shares it; it
+    /// `wanted` are the parts of one request, disjoint and in order. The claims cover them exactly, in order, but end
+    /// behind the first `most_leads` leads: nobody should claim what it does not begin to fetch at once, since others
+    /// would wait for it. `state_at` tells the state of the first block of a run, and the longest beginning of the run that shares it; it
     /// is asked under the table's lock.
     pub(crate) fn claim(
         &self,
         wanted: impl Iterator<Item = Run>,
+        most_leads: usize,
         state_at: impl Fn(Run) -> (State, Run),
     ) -> Claims<'_> {
         let mut claims = Claims::new();
+        let mut leads = 0;
         self.flights.with(|flights| {
-            let batch = flights.next_batch;
-            flights.next_batch = batch.wrapping_add(1);
+            let batch = flights.begin_batch();
             for run in wanted {
                 let mut rest = Some(run);
                 while let Some(run) = rest {
+                    if leads == most_leads {
+                        return;
+                    }
                     let claim = self.claim_first(flights, batch, run, &state_at);
                     rest = run.from(claim.run().end());
+                    leads += usize::from(matches!(claim, Claim::Lead(_)));
                     claims.push(claim);
                 }
             }
@@ -169,6 +175,42 @@ impl FlightTable {
             }
         }
         claims
+    }
+
+    /// What is so of the beginning of `run`, up to where something else is.
+    pub(crate) fn claim_one(&self, run: Run, state_at: impl Fn(Run) -> (State, Run)) -> Claim<'_> {
+        self.flights.with(|flights| {
+            let batch = flights.begin_batch();
+            let mut claim = self.claim_first(flights, batch, run, &state_at);
+            if let Claim::Follow(follow) = &mut claim {
+                follow.shares_fate = follow.leader.whole && follow.run == run;
+            }
+            claim
+        })
+    }
+
+    /// Waits until nobody else has any of `run`, and has all of it.
+    ///
+    /// Cancellation is strict. Nothing is held while waiting, so there is no circle to wait in.
+    pub(crate) async fn alone(&self, run: Run) -> Lead<'_> {
+        loop {
+            let claims = self.claim(core::iter::once(run), usize::MAX, |run| {
+                (State::Missing, run)
+            });
+            let mut others = None;
+            for claim in claims {
+                match claim {
+                    Claim::Lead(lead) if lead.run == run => return lead,
+                    Claim::Follow(follow) => others = others.or(Some(follow)),
+                    // A part of it is of no use, and is released.
+                    Claim::Lead(_) | Claim::Valid(_) => {}
+                }
+            }
+            if let Some(other) = others {
+                // However it ends, that one is gone.
+                let _ = other.outcome().await;
+            }
+        }
     }
 
     /// What is so of the beginning of `run`.
@@ -232,6 +274,13 @@ impl FlightTable {
                 Vec::new()
             }
         })
+    }
+}
+
+impl Flights {
+    fn begin_batch(&mut self) -> usize {
+        self.last_batch = self.last_batch.wrapping_add(1);
+        self.last_batch
     }
 }
 
@@ -308,7 +357,7 @@ mod tests {
     }
 
     fn claim(table: &FlightTable, wanted: Run) -> Claims<'_> {
-        table.claim(core::iter::once(wanted), state_at)
+        table.claim(core::iter::once(wanted), usize::MAX, state_at)
     }
 
     fn kinds(claims: &Claims<'_>) -> Vec<(char, u64, u64)> {
@@ -423,6 +472,30 @@ mod tests {
     }
 
     #[test]
+    fn no_more_is_claimed_than_is_begun() {
+        let table = FlightTable::default();
+        for most in 1..4 {
+            let claims = table.claim([run(0, 1), run(2, 9)].into_iter(), most, state_at);
+            let all = [('l', 0, 1), ('l', 2, 4), ('v', 4, 6), ('l', 6, 9)];
+            assert_eq!(kinds(&claims), all[..[1, 2, 4][most - 1]]);
+        }
+    }
+
+    #[test]
+    fn only_one_is_alone() {
+        let table = FlightTable::default();
+        let first = table.alone(run(2, 4)).now_or_never().expect("nobody else");
+        let other = table.alone(run(4, 6)).now_or_never().expect("elsewhere");
+        let mut both = core::pin::pin!(table.alone(run(0, 9)));
+        assert!(both.as_mut().now_or_never().is_none());
+        assert_eq!(table.in_flight(), 2, "nothing is held while waiting");
+        drop(first);
+        assert!(both.as_mut().now_or_never().is_none());
+        drop(other);
+        assert_eq!(both.now_or_never().expect("all are gone").run(), run(0, 9));
+    }
+
+    #[test]
     fn followers_that_were_dropped_do_not_pile_up() {
         let table = FlightTable::default();
         let lead = claim(&table, run(0, 1));
@@ -462,9 +535,11 @@ mod model {
 
     /// Claims block 0; where it leads, publishes, or is dropped in the middle. Returns whether it led.
     fn read(shared: &Shared, dropped: bool) -> bool {
-        let claims = shared.table.claim(core::iter::once(Run::block(0)), |run| {
-            shared.validity.state_at(run)
-        });
+        let claims = shared
+            .table
+            .claim(core::iter::once(Run::block(0)), usize::MAX, |run| {
+                shared.validity.state_at(run)
+            });
         let mut led = false;
         for claim in claims {
             if let Claim::Lead(lead) = claim {

@@ -114,6 +114,16 @@ enum Role<'t> {
     Direct,
 }
 
+/// Parts of a request with what they wait for. Mostly one.
+type Tasks<'t, 'b> = SmallVec<[(Role<'t>, Part<'b>); 1]>;
+
+impl Role<'_> {
+    /// Whether the source is asked, and not somebody else or the backend.
+    const fn fetches(&self) -> bool {
+        matches!(self, Role::Claimed(Claim::Lead(_)) | Role::Direct)
+    }
+}
+
 /// How serving a part ended.
 enum Served<'b> {
     Done,
@@ -127,7 +137,7 @@ enum Served<'b> {
 
 /// A fetch whose bytes are in the buffer.
 struct Fetched {
-    /// Whether the backend took them, and whether a flush that was due succeeded.
+    /// Whether the backend took them.
     stored: GibbloxResult<()>,
 }
 
@@ -311,8 +321,8 @@ where
     ///
     /// # Errors
     ///
-    /// The backend's, where the cache file could not be opened or the final flush failed. `Other` where there is no
-    /// memory for a window. Blocks that cannot be read are dropped and counted, and are no error.
+    /// The backend's, where the cache file could not be opened, or where what was dropped could not be written or
+    /// flushed; it is dropped for this process all the same. `Other` where there is no memory for a window. Blocks that cannot be read are dropped and counted, and are no error.
     ///
     /// # Cancellation
     ///
@@ -334,29 +344,35 @@ where
             self.file.open().await?;
         }
         let mut report = ScrubReport::default();
+        let mut written = Ok(());
         let mut window = Vec::new();
         let mut rest = Run::new(0, self.geometry.total_blocks());
         while let Some(run) = rest {
             let (state, run) = self.file.state_at(run);
-            rest = rest.and_then(|rest| rest.from(run.end()));
-            let mut valid = (state == State::Valid).then_some(run);
-            while let Some(run) = valid.map(|valid| valid.first(self.window_blocks())) {
-                valid = valid.and_then(|valid| valid.from(run.end()));
-                let buf = sized(&mut window, self.geometry.len_bytes(run.blocks()))?;
-                let dropped = self.file.scrub(run, buf).await;
-                report.add(run.blocks(), dropped.iter().map(|run| run.blocks()).sum());
-                if !self.file.has_checksums() {
-                    report.unchecked_blocks = report.scanned_blocks - report.dropped_blocks;
-                    report.intact_blocks = 0;
-                }
+            let mut scanned = run;
+            if state == State::Valid {
+                scanned = run.first(self.window_blocks());
+                let buf = sized(&mut window, self.geometry.len_bytes(scanned.blocks()))?;
+                let Ok(scrubbed) = self.file.scrub(scanned, buf).await else {
+                    // Some of it was dropped just now: what is valid has changed.
+                    continue;
+                };
+                written = written.and(scrubbed.written);
+                report.add(
+                    scanned.blocks(),
+                    scrubbed.dropped_blocks,
+                    self.file.has_checksums(),
+                );
                 progress(&report);
             }
+            rest = rest.and_then(|rest| rest.from(scanned.end()));
         }
         debug!(
             scanned_blocks = report.scanned_blocks,
             dropped_blocks = report.dropped_blocks,
             "scrubbed the cache"
         );
+        written?;
         if report.dropped_blocks != 0 {
             self.flush_cache().await?;
         }
@@ -393,8 +409,8 @@ where
     /// Where parts fail the others are finished first: their bytes are fetched by then, others wait for them, and it
     /// is not their failure. The error is that of the first block.
     async fn round<'b>(&self, parts: Parts<'b>, ctx: ReadContext) -> GibbloxResult<Parts<'b>> {
-        let mut tasks = self.assign(parts);
-        let mut again = Parts::new();
+        let (mut tasks, mut again) = self.assign(parts);
+        let fetches = tasks.iter().any(|(role, _)| role.fetches());
         let mut failed: Option<(u64, GibbloxError)> = None;
         let mut end = |served| match served {
             Served::Done => {}
@@ -411,21 +427,19 @@ where
             }
         } else {
             // What waits for the source goes first, so that the source works while the backend is read.
-            tasks.sort_by_key(|(role, _)| matches!(role, Role::Claimed(Claim::Valid(_))));
-            let mut waiting = tasks.into_iter();
-            let mut under_way = FuturesUnordered::new();
-            for _ in 0..self.config.fetches_at_once() {
-                let Some((role, part)) = waiting.next() else {
-                    break;
-                };
-                under_way.push(self.serve(role, part, ctx));
-            }
+            tasks.sort_by_key(|(role, _)| !role.fetches());
+            let mut under_way: FuturesUnordered<_> = tasks
+                .into_iter()
+                .map(|(role, part)| self.serve(role, part, ctx))
+                .collect();
             while let Some(served) = under_way.next().await {
                 end(served);
-                if let Some((role, part)) = waiting.next() {
-                    under_way.push(self.serve(role, part, ctx));
-                }
             }
+        }
+        if fetches {
+            // Only now: whoever follows one of these fetches does not wait for the flush. It was counted and logged
+            // where it failed, and the bytes are in the buffer.
+            let _ = self.flush_where_due().await;
         }
         if let Some((_, error)) = failed {
             return Err(error);
@@ -434,15 +448,20 @@ where
         Ok(again)
     }
 
-    /// Claims what of `parts` is to be claimed, and divides the buffers accordingly.
-    fn assign<'t, 'b>(&'t self, parts: Parts<'b>) -> SmallVec<[(Role<'t>, Part<'b>); 1]> {
+    /// Claims what of `parts` is to be claimed, and divides the buffers accordingly. What could not be claimed yet,
+    /// because enough fetches are begun, is for another round.
+    fn assign<'t, 'b>(&'t self, parts: Parts<'b>) -> (Tasks<'t, 'b>, Parts<'b>) {
         let wanted = parts
             .iter()
             .filter(|part| part.way == Way::Claim)
             .map(|part| part.run);
-        let claims = self.flights.claim(wanted, |run| self.file.state_at(run));
+        let most = usize::try_from(self.config.fetches_at_once()).unwrap_or(usize::MAX);
+        let claims = self
+            .flights
+            .claim(wanted, most, |run| self.file.state_at(run));
         let mut claims = claims.into_iter();
-        let mut tasks = SmallVec::new();
+        let mut tasks = Tasks::new();
+        let mut later = Parts::new();
         for part in parts {
             if part.way == Way::Direct {
                 tasks.push((Role::Direct, part));
@@ -451,6 +470,7 @@ where
             let mut rest = Some(part);
             while let Some(part) = rest.take() {
                 let Some(claim) = claims.next() else {
+                    later.push(part);
                     break;
                 };
                 let (part, behind) = self.split(part, claim.run().end());
@@ -458,7 +478,7 @@ where
                 rest = behind;
             }
         }
-        tasks
+        (tasks, later)
     }
 
     /// `part` up to the block `lba`, and what is behind.
@@ -557,9 +577,7 @@ where
         }
     }
 
-    /// Fetches what `lead` claimed into `buf`, stores it, tells the followers, and flushes where that is due.
-    ///
-    /// The followers are told before the flush: nobody but this task waits for it.
+    /// Fetches what `lead` claimed into `buf`, stores it, and tells the followers.
     async fn fetch(
         &self,
         lead: Lead<'_>,
@@ -573,12 +591,9 @@ where
         }
         let stored = match self.file.store(run, buf).await {
             Ok(newly) => {
-                let due = self.flush_gate.wrote(newly);
+                self.flush_gate.wrote(newly);
                 lead.finish(&Outcome::Published);
-                match due {
-                    Some(ticket) => self.flush(ticket).await,
-                    None => Ok(()),
-                }
+                Ok(())
             }
             Err(error) => {
                 lead.finish(&Outcome::Unstored(error.clone()));
@@ -586,6 +601,14 @@ where
             }
         };
         Ok(Fetched { stored })
+    }
+
+    /// For whoever has stored something and leads nothing any more.
+    async fn flush_where_due(&self) -> GibbloxResult<()> {
+        match self.flush_gate.due() {
+            Some(ticket) => self.flush(ticket).await,
+            None => Ok(()),
+        }
     }
 
     async fn flush(&self, ticket: FlushTicket<'_>) -> GibbloxResult<()> {
@@ -612,6 +635,8 @@ where
     }
 
     /// Makes every block of `window`, a part of what `range` asks for, valid.
+    ///
+    /// One piece after another, each claimed when the one before is done: nobody waits for what is only queued here.
     async fn cache_window(
         &self,
         range: Run,
@@ -621,30 +646,26 @@ where
     ) -> GibbloxResult<()> {
         let mut rest = Some(window);
         while let Some(run) = rest {
-            let claims = self
-                .flights
-                .claim(core::iter::once(run), |run| self.file.state_at(run));
-            // A part that somebody else fetched may not be valid in the end; then all is looked at again.
-            rest = None;
-            let mut followed = SmallVec::<[Follow; 1]>::new();
-            for claim in claims {
-                match claim {
-                    Claim::Valid(_) => {}
-                    Claim::Lead(lead) => {
-                        let buf = sized(buf, self.geometry.len_bytes(lead.run().blocks()))?;
-                        self.fetch(lead, buf, ctx).await?.stored?;
-                    }
-                    Claim::Follow(follow) => followed.push(follow),
+            let claim = self.flights.claim_one(run, |run| self.file.state_at(run));
+            let piece = claim.run();
+            rest = run.from(piece.end());
+            match claim {
+                Claim::Valid(_) => {}
+                Claim::Lead(lead) => {
+                    let buf = sized(buf, self.geometry.len_bytes(piece.blocks()))?;
+                    self.fetch(lead, buf, ctx).await?.stored?;
+                    self.flush_where_due().await?;
                 }
-            }
-            for follow in followed {
-                // The window may be a part of what the caller wants, and the leader's fetch wider than the window.
-                let own_failure = follow.shares_fate() && follow.run() == range;
-                match follow.outcome().await {
-                    Some(Outcome::Published) => {}
-                    Some(Outcome::Unstored(error)) => return Err(error),
-                    Some(Outcome::Failed(error)) if own_failure => return Err(error),
-                    Some(Outcome::Failed(_)) | None => rest = Some(window),
+                Claim::Follow(follow) => {
+                    // The window may be a part of what the caller wants.
+                    let own_failure = follow.shares_fate() && piece == range;
+                    match follow.outcome().await {
+                        Some(Outcome::Failed(error) | Outcome::Unstored(error)) if own_failure => {
+                            return Err(error);
+                        }
+                        // It may have been dropped again, so it is looked at again in any case.
+                        _ => rest = Some(run),
+                    }
                 }
             }
         }
@@ -675,6 +696,9 @@ fn sized(buf: &mut Vec<u8>, len: usize) -> GibbloxResult<&mut [u8]> {
     Ok(buf.get_mut(..len).unwrap_or_default())
 }
 
+/// How many blocks of the bitmap are looked at in one go: a few microseconds.
+const SCAN_BLOCKS: u64 = 1 << 18;
+
 /// The windows of a range that are still to be cached, shared by those who work on them.
 #[derive(Debug)]
 struct Windows {
@@ -703,8 +727,9 @@ impl Windows {
     fn next(&self, state_at: impl Fn(Run) -> (State, Run)) -> Option<Run> {
         self.state.with(|state| {
             loop {
+                // Not all of the rest at once, or a large device that is empty would be scanned for each window.
                 let rest = state.rest?;
-                let (found, run) = state_at(rest);
+                let (found, run) = state_at(rest.first(self.window_blocks.max(SCAN_BLOCKS)));
                 if found == State::Valid {
                     state.rest = rest.from(run.end());
                     continue;

@@ -67,7 +67,7 @@ fn percent(part: u64, whole: u64) -> f64 {
 )]
 #[non_exhaustive]
 pub struct CacheCounters {
-    /// Blocks that did not match their checksum, or whose checksum was missing.
+    /// Blocks that did not match their checksum.
     pub checksum_mismatched_blocks: u64,
     /// Backend reads that failed or came back short.
     pub backend_read_failures: u64,
@@ -96,12 +96,15 @@ pub struct ScrubReport {
 }
 
 impl ScrubReport {
-    /// Counts a window of `scanned` blocks, of which `dropped` did not match.
-    #[inline]
-    pub(crate) fn add(&mut self, scanned: u64, dropped: u64) {
+    /// Counts a run of `scanned` blocks, of which `dropped` are no longer valid.
+    pub(crate) fn add(&mut self, scanned: u64, dropped: u64, compared: bool) {
         self.scanned_blocks += scanned;
         self.dropped_blocks += dropped;
-        self.intact_blocks = self.scanned_blocks - self.dropped_blocks;
+        if compared {
+            self.intact_blocks += scanned - dropped;
+        } else {
+            self.unchecked_blocks += scanned - dropped;
+        }
     }
 }
 
