@@ -52,8 +52,18 @@ const WORD_BITS: u64 = usize::BITS as u64;
 /// Blocks that a chunk covers: 16 Ki where words have 64 bits.
 const CHUNK_BLOCKS: u64 = WORDS as u64 * WORD_BITS;
 
+/// Bytes of the file's bitmap that are looked at together; a multiple of a word's size.
+const LOAD_BYTES: usize = 64;
+
 /// Valid words, then trusted words.
 type Chunk = [AtomicUsize; 2 * WORDS];
+
+/// Whether there is a bit in `bytes`, without stopping at each byte to look.
+pub(crate) fn any_set(bytes: &[u8]) -> bool {
+    bytes
+        .chunks(64)
+        .any(|chunk| chunk.iter().fold(0, |any, byte| any | byte) != 0)
+}
 
 /// Whether a block is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,38 +237,46 @@ impl Validity {
 
     /// The state of the first block of `run`, and the longest beginning of `run` that shares it.
     pub(crate) fn state_at(&self, run: Run) -> (State, Run) {
-        let mut state = None;
+        let first = first_place(run);
+        let state = if self.valid_word(first) >> (run.start() - first.first_lba) & 1 == 0 {
+            State::Missing
+        } else {
+            State::Valid
+        };
+        // A word in which no block is in another state.
+        let same = match state {
+            State::Missing => 0,
+            State::Valid => usize::MAX,
+        };
         let mut lba = run.start();
         while lba < run.end() {
             let Some(chunk) = self.chunk(chunk_of(lba)) else {
                 // A chunk that was never allocated has no valid block.
-                if *state.get_or_insert(State::Missing) == State::Valid {
+                if state == State::Valid {
                     break;
                 }
                 lba = (lba - lba % CHUNK_BLOCKS).saturating_add(CHUNK_BLOCKS);
                 continue;
             };
             let from = lba % WORD_BITS;
-            let word = chunk[word_of(lba)].load(Ordering::Acquire) >> from;
-            let state = *state.get_or_insert(if word & 1 == 0 {
-                State::Missing
-            } else {
-                State::Valid
-            });
-            let other = match state {
-                State::Missing => word,
-                State::Valid => !word,
-            };
+            let other = (chunk[word_of(lba)].load(Ordering::Acquire) ^ same) >> from;
             // Shifting filled the top with zeros, which are no blocks of this word.
-            let same = u64::from(other.trailing_zeros()).min(WORD_BITS - from);
-            lba = lba.saturating_add(same);
-            if same < WORD_BITS - from {
+            let count = u64::from(other.trailing_zeros()).min(WORD_BITS - from);
+            lba = lba.saturating_add(count);
+            if count < WORD_BITS - from {
                 break;
             }
+            // Whole words, as many as there are: this is all that a look at a large range costs.
+            if !lba.is_multiple_of(CHUNK_BLOCKS) {
+                let whole = chunk[word_of(lba)..WORDS]
+                    .iter()
+                    .take_while(|word| word.load(Ordering::Acquire) == same)
+                    .count();
+                lba = lba.saturating_add(whole as u64 * WORD_BITS);
+            }
         }
-        let end = lba.min(run.end());
-        let part = Run::new(run.start(), end).unwrap_or(run);
-        (state.unwrap_or(State::Missing), part)
+        let part = Run::new(run.start(), lba.min(run.end())).unwrap_or(run);
+        (state, part)
     }
 
     /// How many blocks of `run` are valid.
@@ -399,6 +417,18 @@ impl Validity {
     /// were any is returned.
     pub(crate) fn load(&self, first_byte: u64, bytes: &[u8], limit: u64) -> GibbloxResult<bool> {
         let limit = limit.min(self.total_blocks);
+        let mut ignored = false;
+        // Most of a large bitmap is mostly zero, and that is told many words at a time.
+        for (index, bytes) in bytes.chunks(LOAD_BYTES).enumerate() {
+            if any_set(bytes) {
+                let first_byte = first_byte + (index * LOAD_BYTES) as u64;
+                ignored |= self.load_words(first_byte, bytes, limit)?;
+            }
+        }
+        Ok(ignored)
+    }
+
+    fn load_words(&self, first_byte: u64, bytes: &[u8], limit: u64) -> GibbloxResult<bool> {
         let mut ignored = false;
         let mut lba = first_byte * 8;
         for piece in bytes.chunks(size_of::<usize>()) {

@@ -67,7 +67,9 @@ impl CacheConfig {
     /// After how many newly cached blocks the backend is flushed. Default 64, as ever; zero is refused on opening.
     ///
     /// What was written is readable without any flush after a clean exit or a killed process; a flush only bounds
-    /// how many blocks a loss of power makes the next process fetch again. Raise it where flushing is expensive.
+    /// how many blocks a loss of power makes the next process fetch again. Raise it where flushing is expensive. A
+    /// request is flushed at most once, when it is done; only a long
+    /// [`ensure_cached`](crate::CachedBlockReader::ensure_cached) flushes on its way, after every 64 windows.
     #[must_use]
     pub const fn with_flush_every_blocks(mut self, blocks: u32) -> Self {
         self.flush_every_blocks = blocks;

@@ -41,7 +41,7 @@ use smallvec::{SmallVec, smallvec};
 use tracing::{debug, warn};
 
 use crate::backend::CacheOps;
-use crate::bitmap::{Changes, Epoch, Published, State, Validity};
+use crate::bitmap::{Changes, Epoch, Published, State, Validity, any_set};
 use crate::config::VerifyPolicy;
 use crate::error::{out_of_memory, short_read};
 use crate::flight::FlightTable;
@@ -164,13 +164,6 @@ fn zeroed(len: usize, what: &str) -> GibbloxResult<Scratch> {
         .map_err(|_| out_of_memory(what))?;
     scratch.resize(len, 0);
     Ok(scratch)
-}
-
-/// Whether there is a bit in `bytes`, without stopping at each byte to look.
-fn any_set(bytes: &[u8]) -> bool {
-    bytes
-        .chunks(64)
-        .any(|chunk| chunk.iter().fold(0, |any, byte| any | byte) != 0)
 }
 
 impl<C: CacheOps> CacheFile<C> {
@@ -583,7 +576,7 @@ impl<C: CacheOps> CacheFile<C> {
                 Err(why) => {
                     self.validity.invalidate(run);
                     if why == Unread::Short {
-                        self.drop_missing().await;
+                        self.truncated().await;
                     }
                     return Ok(smallvec![run]);
                 }
@@ -626,24 +619,25 @@ impl<C: CacheOps> CacheFile<C> {
         Ok(bad)
     }
 
-    /// The file became shorter while it was open. What is missing of it is not valid, before a write makes it longer
-    /// again, with a hole (I1).
+    /// The file became shorter while it was open, and the next write makes it longer again, with a hole.
+    ///
+    /// A hole matches no checksum, so it is enough to compare everything again. Without checksums what is missing is
+    /// dropped, here and in the file (I1).
     #[cold]
-    async fn drop_missing(&self) {
-        let Mode::Open(checksums) = self.mode.get() else {
+    async fn truncated(&self) {
+        if self.has_checksums() {
+            self.validity.distrust_all();
             return;
-        };
+        }
         // Where the backend does not say how long the file is, each block is found missing when it is read.
-        let Ok(blocks) = self.measure(checksums).await else {
+        let Ok(blocks) = self.measure(Checksums::Absent).await else {
             return;
         };
         let mut rest = Run::new(blocks, self.geometry.total_blocks());
         if let Some(missing) = rest {
-            warn!(blocks = missing.blocks(), "the cache file was truncated");
             self.validity.invalidate(missing);
         }
-        // Without checksums the file has to say so too, or the next process takes the hole for data.
-        while let (Some(run), Checksums::Absent) = (rest, checksums) {
+        while let Some(run) = rest {
             let piece = run.first(SMALL_PIECE_BYTES * 8);
             rest = run.from(piece.end());
             if self.write_bits(piece, None).await.is_err() {

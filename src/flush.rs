@@ -49,8 +49,13 @@ impl FlushGate {
 
     /// The flush that is due, if one is. For whoever has written.
     pub(crate) fn due(&self) -> Option<FlushTicket<'_>> {
+        self.due_at(0)
+    }
+
+    /// The flush that is due, if one is and covers at least `blocks`. For whoever is still writing.
+    pub(crate) fn due_at(&self, blocks: u64) -> Option<FlushTicket<'_>> {
         let covered = self.unflushed_blocks.with(|unflushed| {
-            (*unflushed >= self.limit_blocks).then(|| core::mem::take(unflushed))
+            (*unflushed >= self.limit_blocks.max(blocks)).then(|| core::mem::take(unflushed))
         });
         covered.map(|covered_blocks| FlushTicket {
             gate: self,

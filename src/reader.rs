@@ -285,7 +285,7 @@ where
     /// # Cost
     ///
     /// One source read, one write of data, of checksums and of bits for each missing run of up to a window, several
-    /// windows at once. Memory for so many windows, whatever the length of the range
+    /// windows at once. A flush after every 64 windows and in the end, where the threshold is reached. Memory for so many windows, whatever the length of the range
     /// ([`CacheConfig::with_window_bytes`], [`CacheConfig::with_windows_at_once`]). Where nothing is missing, a look
     /// at the bitmap.
     pub async fn ensure_cached(
@@ -309,7 +309,8 @@ where
         }
         while workers.next().await.is_some() {}
         drop(workers);
-        windows.result()
+        let flushed = self.flush_where_due(self.flush_gate.due()).await;
+        windows.result().and(flushed)
     }
 
     /// Reads every valid block, compares it with its checksum, and drops what does not match, so that it is fetched
@@ -439,7 +440,7 @@ where
         if fetches {
             // Only now: whoever follows one of these fetches does not wait for the flush. It was counted and logged
             // where it failed, and the bytes are in the buffer.
-            let _ = self.flush_where_due().await;
+            let _ = self.flush_where_due(self.flush_gate.due()).await;
         }
         if let Some((_, error)) = failed {
             return Err(error);
@@ -604,8 +605,8 @@ where
     }
 
     /// For whoever has stored something and leads nothing any more.
-    async fn flush_where_due(&self) -> GibbloxResult<()> {
-        match self.flush_gate.due() {
+    async fn flush_where_due(&self, due: Option<FlushTicket<'_>>) -> GibbloxResult<()> {
+        match due {
             Some(ticket) => self.flush(ticket).await,
             None => Ok(()),
         }
@@ -654,7 +655,8 @@ where
                 Claim::Lead(lead) => {
                     let buf = sized(buf, self.geometry.len_bytes(piece.blocks()))?;
                     self.fetch(lead, buf, ctx).await?.stored?;
-                    self.flush_where_due().await?;
+                    let many = self.window_blocks().saturating_mul(FLUSH_WINDOWS);
+                    self.flush_where_due(self.flush_gate.due_at(many)).await?;
                 }
                 Claim::Follow(follow) => {
                     // The window may be a part of what the caller wants.
@@ -695,6 +697,11 @@ fn sized(buf: &mut Vec<u8>, len: usize) -> GibbloxResult<&mut [u8]> {
     }
     Ok(buf.get_mut(..len).unwrap_or_default())
 }
+
+/// After how many windows `ensure_cached` flushes before it is done. One request is flushed once, but one for a whole
+/// device takes hours, and what is lost with the power should be minutes. A flush for each window, which the threshold
+/// for single reads would mean, took twice the time of a fill without any.
+const FLUSH_WINDOWS: u64 = 64;
 
 /// How many blocks of the bitmap are looked at in one go: a few microseconds.
 const SCAN_BLOCKS: u64 = 1 << 18;

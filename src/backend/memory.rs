@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A write fills the gaps that it covers with new extents and copies into those that are there. So a block that is
-//! cached alone costs its own bytes and not a page, wherever the data region begins; extents begin and end at
+//! cached alone costs its own bytes and not a page, wherever the data region begins. Small extents begin and end at
 //! multiples of 256 bytes, so that writing single bytes of a bitmap does not make an extent of each.
 //!
 //! Readers of a shard share its lock, and readers of different chunks mostly do not even meet on it, so hits of
@@ -30,14 +30,18 @@ use crate::sync::SharedLock;
 /// Bytes that one tree entry covers.
 const CHUNK: u64 = 256 << 10;
 
-/// Extents begin and end at multiples of this.
+/// Small extents begin and end at multiples of this.
 const GRAIN: usize = 256;
+
+/// What is not small, and gets an extent of exactly its own: a block, mostly. Rounding would make it share its ends
+/// with its neighbours, and be written and read in three pieces.
+const SMALL: usize = 512;
 
 const SHARDS: usize = 16;
 
 /// A cache in memory: gone with the process, and as large as what is cached.
 ///
-/// Memory is what was written, rounded to 256 bytes at both ends of each piece, plus some 40 bytes a piece; the length
+/// Memory is what was written, small pieces rounded to 256 bytes, plus some 40 bytes a piece; the length
 /// that [`set_len`](CacheOps::set_len) gives costs nothing. Calls answer at once and never wait but for a copy of at
 /// most 256 KiB by another thread. Where the allocator has no more, a write fails and nothing else does.
 ///
@@ -145,14 +149,17 @@ impl Chunk {
                     index += 1;
                 }
                 next => {
-                    // A gap: a new extent, rounded outwards as far as its neighbours let it.
+                    // A gap: a new extent, a small one rounded outwards as far as its neighbours let it.
                     let limit = next.map_or(usize::MAX, |next| next.start);
                     let before = index
                         .checked_sub(1)
                         .map_or(0, |index| self.extents[index].end());
                     let fresh = at..within.end.min(limit);
-                    let start = (fresh.start - fresh.start % GRAIN).max(before);
-                    let end = fresh.end.next_multiple_of(GRAIN).min(limit);
+                    let (mut start, mut end) = (fresh.start, fresh.end);
+                    if fresh.len() < SMALL {
+                        start = (start - start % GRAIN).max(before);
+                        end = end.next_multiple_of(GRAIN).min(limit);
+                    }
                     let mut bytes = Vec::new();
                     bytes
                         .try_reserve_exact(end - start)
