@@ -1,0 +1,326 @@
+//! When the backend is flushed, who waits for it, and what a flush that failed or was dropped leaves behind.
+
+use crate::support::backend::{self, Op};
+use crate::support::gate::Mode;
+use crate::support::{
+    Backend, Poller, Reader, Source, cache_blocks, check_read, finish, open, open_with, read,
+};
+use gibblox_cache::{CacheConfig, CachedBlockReader};
+use gibblox_core::{GibbloxResult, ReadContext};
+use std::sync::Arc;
+
+const BLOCK: u32 = 16;
+
+fn world(flush_every_blocks: u32) -> (Arc<Source>, Arc<Backend>, Reader) {
+    let (source, backend) = (Source::new(11, BLOCK, 400), Backend::new());
+    let config = CacheConfig::new().with_flush_every_blocks(flush_every_blocks);
+    let reader = open_with(&source, &backend, config);
+    source.forget();
+    backend.forget();
+    (source, backend, reader)
+}
+
+fn hold_flushes(backend: &Backend) {
+    backend.gate.set(|call| match call.op {
+        Op::Flush => Mode::Shut,
+        Op::Read | Op::Write | Op::SetLen => Mode::Open,
+    });
+}
+
+#[test]
+fn after_exactly_so_many_newly_cached_blocks_there_is_one_flush() {
+    for every in [1, 2, 5, 64] {
+        let (source, backend, reader) = world(every);
+        for cached in 1..=4 * u64::from(every) {
+            check_read(&reader, &source, cached - 1, 1);
+            let flushes = backend.count(Op::Flush) as u64;
+            assert_eq!(flushes, cached / u64::from(every), "after {cached} blocks");
+        }
+    }
+}
+
+#[test]
+fn without_being_told_there_is_one_after_sixty_four() {
+    let (source, backend) = (Source::new(11, BLOCK, 400), Backend::new());
+    let opening = CachedBlockReader::new(Arc::clone(&source), Arc::clone(&backend));
+    let reader = finish(opening).unwrap();
+    backend.forget();
+    for cached in 1..=200_u64 {
+        check_read(&reader, &source, cached, 1);
+        assert_eq!(backend.count(Op::Flush) as u64, cached / 64);
+    }
+}
+
+#[test]
+fn the_old_constructor_sets_the_limit_too() {
+    let (source, backend) = (Source::new(11, BLOCK, 400), Backend::new());
+    let opening =
+        CachedBlockReader::with_flush_block_limit(Arc::clone(&source), Arc::clone(&backend), 7);
+    let reader = finish(opening).unwrap();
+    backend.forget();
+    for cached in 1..=30_u64 {
+        check_read(&reader, &source, cached, 1);
+        assert_eq!(backend.count(Op::Flush) as u64, cached / 7);
+    }
+}
+
+#[test]
+fn a_large_run_is_flushed_once_and_the_count_starts_again() {
+    let (source, backend, reader) = world(4);
+    check_read(&reader, &source, 0, 10);
+    assert_eq!(backend.count(Op::Flush), 1);
+    check_read(&reader, &source, 10, 3);
+    assert_eq!(backend.count(Op::Flush), 1);
+    check_read(&reader, &source, 13, 1);
+    assert_eq!(backend.count(Op::Flush), 2);
+}
+
+#[test]
+fn what_was_cached_already_does_not_count() {
+    let (source, backend, reader) = world(4);
+    check_read(&reader, &source, 0, 3);
+    for _ in 0..10 {
+        check_read(&reader, &source, 0, 3);
+        finish(reader.ensure_cached(0, 3, ReadContext::BACKGROUND)).unwrap();
+    }
+    assert_eq!(backend.count(Op::Flush), 0);
+    check_read(&reader, &source, 0, 4);
+    assert_eq!(backend.count(Op::Flush), 1);
+}
+
+#[test]
+fn a_prefetch_counts_as_a_read_does() {
+    let (_, backend, reader) = world(8);
+    finish(reader.ensure_cached(0, 7, ReadContext::BACKGROUND)).unwrap();
+    assert_eq!(backend.count(Op::Flush), 0);
+    finish(reader.ensure_cached(0, 8, ReadContext::BACKGROUND)).unwrap();
+    assert_eq!(backend.count(Op::Flush), 1);
+}
+
+#[test]
+fn flushing_by_hand_always_flushes_and_starts_the_count_again() {
+    let (source, backend, reader) = world(4);
+    finish(reader.flush_cache()).unwrap();
+    finish(reader.flush_cache()).unwrap();
+    assert_eq!(backend.count(Op::Flush), 2);
+    check_read(&reader, &source, 0, 3);
+    finish(reader.flush_cache()).unwrap();
+    assert_eq!(backend.count(Op::Flush), 3);
+    check_read(&reader, &source, 3, 3);
+    assert_eq!(backend.count(Op::Flush), 3);
+    check_read(&reader, &source, 6, 1);
+    assert_eq!(backend.count(Op::Flush), 4);
+}
+
+#[test]
+fn flushing_by_hand_reports_the_backends_error() {
+    let (source, backend, reader) = world(100);
+    check_read(&reader, &source, 0, 3);
+    backend.fail_all(Op::Flush);
+    let error = finish(reader.flush_cache()).expect_err("the backend failed");
+    assert_eq!(error.kind(), backend::error("").kind());
+    assert_eq!(error.message(), Some("backend: cannot flush"));
+    backend.heal();
+    finish(reader.flush_cache()).unwrap();
+}
+
+#[test]
+fn nobody_waits_for_a_flush_but_the_one_who_ran_into_the_limit() {
+    let (source, backend, reader) = world(4);
+    cache_blocks(&reader, &source, [100]);
+    hold_flushes(&backend);
+    source.gate.shut();
+    let mut poller = Poller::new();
+    let flusher = poller.spawn(read(&reader, 0, 3));
+    poller.run();
+    let follower = poller.spawn(read(&reader, 0, 3));
+    let narrow = poller.spawn(read(&reader, 1, 1));
+    poller.run();
+    source.gate.open();
+    poller.run();
+    assert_eq!(backend.gate.held().len(), 1, "the flush is under way");
+    assert!(!poller.is_done(flusher));
+    source.assert_bytes(0, &poller.take(follower).unwrap());
+    source.assert_bytes(1, &poller.take(narrow).unwrap());
+    for (lba, blocks) in [(100, 1), (0, 3), (50, 1), (1, 2), (60, 1)] {
+        check_read(&reader, &source, lba, blocks);
+    }
+    finish(reader.ensure_cached(70, 1, ReadContext::BACKGROUND)).unwrap();
+    assert!(!poller.is_done(flusher));
+    backend.gate.open();
+    poller.run_to_end();
+    source.assert_bytes(0, &poller.take(flusher).unwrap());
+}
+
+#[test]
+fn a_flush_covers_what_was_written_before_it_and_no_more() {
+    let (source, backend, reader) = world(4);
+    hold_flushes(&backend);
+    let mut poller = Poller::new();
+    let flusher = poller.spawn(read(&reader, 0, 4));
+    poller.run();
+    check_read(&reader, &source, 10, 3);
+    assert_eq!(backend.count(Op::Flush), 1);
+    backend.gate.open();
+    poller.run_to_end();
+    poller.take(flusher).unwrap();
+    assert_eq!(backend.count(Op::Flush), 1);
+    check_read(&reader, &source, 20, 1);
+    assert_eq!(
+        backend.count(Op::Flush),
+        2,
+        "3 during the flush and 1 after"
+    );
+}
+
+#[test]
+fn blocks_of_a_dropped_flush_count_again() {
+    let (source, backend, reader) = world(4);
+    hold_flushes(&backend);
+    let mut poller = Poller::new();
+    let flusher = poller.spawn(read(&reader, 0, 4));
+    poller.run();
+    assert_eq!(backend.gate.held().len(), 1);
+    poller.cancel(flusher);
+    backend.gate.open();
+    check_read(&reader, &source, 0, 4);
+    check_read(&reader, &source, 10, 1);
+    assert_eq!(backend.count(Op::Flush), 2);
+    check_read(&reader, &source, 11, 3);
+    assert_eq!(backend.count(Op::Flush), 2);
+    check_read(&reader, &source, 14, 1);
+    assert_eq!(backend.count(Op::Flush), 3);
+}
+
+#[test]
+fn blocks_of_a_flush_by_hand_that_was_dropped_count_again() {
+    let (source, backend, reader) = world(4);
+    check_read(&reader, &source, 0, 3);
+    hold_flushes(&backend);
+    let mut poller = Poller::new();
+    let flush = poller.spawn(reader.flush_cache());
+    poller.run();
+    poller.cancel(flush);
+    backend.gate.open();
+    check_read(&reader, &source, 3, 1);
+    assert_eq!(backend.count(Op::Flush), 2);
+}
+
+#[test]
+fn flushes_side_by_side_all_come_to_an_end() {
+    let (source, backend, reader) = world(2);
+    hold_flushes(&backend);
+    let mut poller: Poller<'_, GibbloxResult<()>> = Poller::new();
+    for lba in [0, 10, 20] {
+        let (reader, source) = (&reader, &source);
+        poller.spawn(async move {
+            source.assert_bytes(lba, &read(reader, lba, 2).await?);
+            Ok(())
+        });
+        poller.spawn(reader.flush_cache());
+    }
+    poller.run();
+    while backend.gate.release_all() > 0 {
+        poller.run();
+    }
+    poller.run_to_end();
+    assert!(poller.take_done().iter().all(|(_, done)| done.is_ok()));
+}
+
+/// Changes a bit of a stored block.
+fn damage(source: &Source, backend: &Backend, lba: u64) {
+    let block = source.bytes(lba, 1);
+    backend.edit(|bytes| {
+        let at = bytes
+            .windows(block.len())
+            .position(|window| window == block);
+        bytes[at.expect("the block is stored")] ^= 0x80;
+    });
+}
+
+#[test]
+fn after_a_flush_that_failed_what_was_trusted_is_compared_again() {
+    for by_hand in [false, true] {
+        let (source, backend, reader) = world(4);
+        check_read(&reader, &source, 20, 4);
+        assert_eq!(backend.count(Op::Flush), 1, "these are durable");
+        backend.fail_all(Op::Flush);
+        if by_hand {
+            check_read(&reader, &source, 0, 3);
+            finish(reader.flush_cache()).unwrap_err();
+        } else {
+            check_read(&reader, &source, 0, 4);
+        }
+        assert_eq!(reader.counters().backend_flush_failures, 1);
+        backend.heal();
+        damage(&source, &backend, 1);
+        damage(&source, &backend, 21);
+        source.forget();
+        backend.forget();
+        check_read(&reader, &source, 0, 3);
+        let mut fetched = source.reads();
+        fetched.sort_unstable();
+        assert_eq!(fetched, [(1, 1)], "by hand: {by_hand}");
+        check_read(&reader, &source, 20, 4);
+        assert_eq!(source.reads().last(), Some(&(21, 1)));
+        assert_eq!(reader.counters().checksum_mismatched_blocks, 2);
+        assert!(backend.count(Op::Read) > 2, "checksums were read");
+    }
+}
+
+#[test]
+fn what_was_compared_after_a_failed_flush_is_trusted_again() {
+    let (source, backend, reader) = world(100);
+    check_read(&reader, &source, 0, 4);
+    backend.fail_all(Op::Flush);
+    finish(reader.flush_cache()).unwrap_err();
+    backend.heal();
+    source.forget();
+    check_read(&reader, &source, 0, 4);
+    assert_eq!(source.reads(), [], "the bytes are all right");
+    backend.forget();
+    check_read(&reader, &source, 0, 4);
+    assert_eq!(backend.calls().len(), 1, "{:?}", backend.calls());
+}
+
+#[test]
+fn a_block_stored_while_a_flush_failed_is_compared_too() {
+    let (source, backend, reader) = world(100);
+    check_read(&reader, &source, 0, 1);
+    backend.fail_all(Op::Flush);
+    hold_flushes(&backend);
+    let mut poller = Poller::new();
+    let flush = poller.spawn(reader.flush_cache());
+    poller.run();
+    check_read(&reader, &source, 1, 1);
+    backend.gate.open();
+    poller.run_to_end();
+    poller.take(flush).unwrap_err();
+    backend.heal();
+    damage(&source, &backend, 0);
+    damage(&source, &backend, 1);
+    check_read(&reader, &source, 0, 2);
+}
+
+#[test]
+fn a_flush_that_failed_does_not_fail_the_read_that_ran_into_it() {
+    let (source, backend, reader) = world(2);
+    backend.fail_all(Op::Flush);
+    check_read(&reader, &source, 0, 6);
+    source.forget();
+    check_read(&reader, &source, 0, 6);
+    assert_eq!(source.reads(), [], "and the blocks are still there");
+}
+
+#[test]
+fn what_was_written_needs_no_flush_to_be_found_by_the_next_process() {
+    let (source, backend, reader) = world(u32::MAX);
+    check_read(&reader, &source, 7, 200);
+    assert_eq!(backend.count(Op::Flush), 0);
+    let left_behind = Backend::with_bytes(backend.bytes());
+    core::mem::forget(reader);
+    let next = open(&source, &left_behind);
+    source.forget();
+    check_read(&next, &source, 7, 200);
+    assert_eq!(source.reads(), []);
+}
