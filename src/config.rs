@@ -20,7 +20,8 @@ pub enum VerifyPolicy {
     /// On every read, also of blocks that this process fetched: for files that others may write to or reset while
     /// this reader is alive. Costs one more backend read and one pass of the hash on every hit.
     OnEveryRead,
-    /// Never: for a backend that checks its content itself. What the file says is served.
+    /// Never, unless a flush has failed or the file became shorter: for a backend that checks its content itself. What
+    /// the file says is served.
     Never,
 }
 
@@ -90,18 +91,19 @@ impl CacheConfig {
 
     /// How many windows `ensure_cached` works on at once. Default 4; zero is refused on opening.
     ///
-    /// Enough to keep a source busy while others are written. Peak memory of `ensure_cached` is this many windows.
+    /// Enough to keep a source busy while others are written. Peak memory of `ensure_cached` is this many windows, and
+    /// 8 bytes for each of their blocks.
     #[must_use]
     pub const fn with_windows_at_once(mut self, windows: u32) -> Self {
         self.windows_at_once = windows;
         self
     }
 
-    /// How many parts of one `read_blocks` are under way at once: fetches from the source, and reads of the backend
-    /// between them. Default 64; zero is refused on opening.
+    /// How many fetches one `read_blocks` has under way at once. Default 64; zero is refused on opening.
     ///
-    /// A request with many holes then takes about as long as one fetch. They need no memory of their own, since each
-    /// fills its part of the caller's buffer. Lower it for a server that limits connections.
+    /// A request with as many holes then takes about as long as one fetch; one with more goes in several rounds. Fetches
+    /// need no memory of their own, since each fills its part of the caller's buffer. Lower it for a server that
+    /// limits connections.
     #[must_use]
     pub const fn with_fetches_at_once(mut self, fetches: u32) -> Self {
         self.fetches_at_once = fetches;

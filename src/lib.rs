@@ -41,10 +41,11 @@
 //! - **Any cache file is safe to open**, after a loss of power, a damaged disk, or a mistake: what is not the source's
 //!   is recognised by a 64-bit checksum of each block and fetched again.
 //!
-//! What is not promised: a future that leads a fetch and is kept but never polled again keeps those waiting who follow
-//! it. A file that another process resets while this one has it open is only noticed under
-//! [`VerifyPolicy::OnEveryRead`]. Whether a source with the same identity still has the same content is the
-//! source's to say.
+//! What is not promised: a future that is kept but never polled again may keep those waiting who want the same blocks,
+//! or their close neighbours; poll or drop your futures. A file that another process resets while this one has it open
+//! is only noticed under [`VerifyPolicy::OnEveryRead`]. A file that the published 0.0.1 made has no checksums, and as
+//! much of these guarantees as goes without. Whether a source with the same identity still has the same content is
+//! the source's to say.
 //!
 //! # Invariants
 //!
@@ -99,3 +100,8 @@ pub use identity::{
 };
 pub use reader::CachedBlockReader;
 pub use stats::{CacheCounters, CacheStats, ScrubReport};
+
+/// The code in the README is compiled and run like that in the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -56,7 +56,7 @@ use crate::sync::Lock;
 /// However many readers want a block at the same time, it is fetched once; one of them leads, the others follow.
 ///
 /// A future of this reader has to be polled or dropped. If one that leads a fetch is kept but never polled again,
-/// those who follow it wait for it.
+/// those who follow it wait for it, and so do those who store blocks whose bits share a byte with its own.
 ///
 /// # Examples
 ///

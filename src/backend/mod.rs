@@ -17,14 +17,15 @@ pub use memory::MemoryCacheOps;
 /// A flat array of bytes that a cache file lies on.
 ///
 /// Offsets and lengths are in bytes. Calls overlap: several reads and writes may be under way at once, on several
-/// threads; the crate never has two writes under way that touch the same byte, nor a read of bytes that it is
-/// writing and would trust.
+/// threads. The crate never has two writes under way that touch the same byte; what it reads while it writes the same
+/// bytes, it does not believe.
 ///
 /// # What an implementer keeps
 ///
 /// - A write that returned `Ok` is seen by every later read of the same backend, flushed or not.
 /// - After [`flush`](Self::flush) returned `Ok`, everything written before the call outlives a loss of power. Before
-///   that, writes may reach the medium in any order, in any subset, torn anywhere: the file format copes.
+///   that, writes may reach the medium in any order, in any subset, torn at any 512-byte boundary: the checksums of
+///   the file format cope, and a file of the published 0.0.1, which has none, copes as well as it did there.
 /// - After [`set_len`](Self::set_len) to something longer, the new bytes read as zero. A backend that cannot promise
 ///   it (a partition) may ignore `set_len`; the file format then writes the zeros that it needs itself.
 /// - A future that is dropped has written nothing, everything, or any part; it does not go on writing afterwards.
