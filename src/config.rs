@@ -81,8 +81,8 @@ impl CacheConfig {
     /// [`scrub`](crate::CachedBlockReader::scrub) move in one piece, in bytes. Default 1 MiB; zero is refused on
     /// opening. Rounded down to whole blocks, but never less than one.
     ///
-    /// 1 MiB is where the overhead of one HTTP request drops below the time to transfer it on a fast line, and it
-    /// still fits a processor's second-level cache.
+    /// 1 MiB takes 8 ms on a line of 1 Gbit/s, about as long as the request that asks for it, and fits the caches of a
+    /// processor that is to compare or copy it.
     #[must_use]
     pub const fn with_window_bytes(mut self, bytes: u32) -> Self {
         self.window_bytes = bytes;

@@ -11,21 +11,18 @@
 //!        └── could not be read, did not match,┴ leader gone, or its failure not ours
 //! ```
 //!
-//! The parts of one request are served side by side, each in its own piece of the caller's buffer, so a request with
-//! many holes takes about as long as one fetch. A part that has to be claimed again goes into the next round.
+//! The parts of one request ([`request`]) are served side by side, each in its own piece of the caller's buffer, so a
+//! request with many holes takes about as long as one fetch. A part that has to be claimed again goes into the next
+//! round. Caching a range ahead of its readers ([`ahead`]) goes the same way, window by window.
 //!
-//! # Progress
+//! # What was not done
 //!
-//! Each round ends: a leader waits for the source and the backend only, a follower for its leader (I3). And rounds end:
-//! a part comes back only where a valid block was dropped, which the next round fetches; or where a leader failed or
-//! was dropped, of which there are finitely many; or to be fetched *directly*, without a claim, because the backend
-//! would not keep or return what a leader had fetched. Without that last way out many readers of one block over a
-//! dead backend would fetch it one after another, each the follower of the one before.
-//!
-//! # What was tried and dropped
-//!
-//! Reading the whole request again from the backend when all was fetched: simple, but it read every hit twice.
-//! Spawning fetches: it would need an executor, and a copy of every fetched byte.
+//! Reading the whole request from the backend when all of it is cached, as 0.0.1 does: simple, but every hit of a mixed
+//! request is then read twice, and every miss once for nothing. Spawning fetches, so that a dropped reader does not
+//! drop its fetch: it needs an executor, and a copy of every fetched byte.
+
+mod ahead;
+mod request;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -33,8 +30,7 @@ use core::fmt;
 
 use async_trait::async_trait;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use gibblox_core::{BlockReader, GibbloxError, GibbloxResult, ReadContext};
-use smallvec::{SmallVec, smallvec};
+use gibblox_core::{BlockReader, GibbloxResult, ReadContext};
 use tracing::{debug, trace};
 
 use crate::backend::CacheOps;
@@ -42,13 +38,14 @@ use crate::bitmap::State;
 use crate::config::CacheConfig;
 use crate::error::{out_of_memory, short_read};
 use crate::file::CacheFile;
-use crate::flight::{Claim, FlightTable, Follow, Lead, Outcome};
+use crate::flight::{FlightTable, Lead, Outcome};
 use crate::flush::{FlushGate, FlushTicket};
 use crate::geometry::Geometry;
 use crate::identity::{cached_reader_identity_string, write_cached};
 use crate::run::Run;
 use crate::stats::{CacheCounters, CacheStats, RequestCounts, ScrubReport};
-use crate::sync::Lock;
+
+use ahead::Windows;
 
 /// A [`BlockReader`] that keeps what it fetched from `S` in a cache file on `C`.
 ///
@@ -87,52 +84,6 @@ pub struct CachedBlockReader<S, C> {
     flights: FlightTable,
     flush_gate: FlushGate,
     requests: RequestCounts,
-}
-
-/// A part of a request, with its piece of the caller's buffer.
-struct Part<'b> {
-    run: Run,
-    buf: &'b mut [u8],
-    way: Way,
-}
-
-/// Parts of a request, in order. Mostly one.
-type Parts<'b> = SmallVec<[Part<'b>; 1]>;
-
-/// How a part may be served.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// From the cache, or by whoever leads its fetch.
-    Claim,
-    /// From the source alone, since the backend would not keep or return what was fetched.
-    Direct,
-}
-
-/// What a part waits for.
-enum Role<'t> {
-    Claimed(Claim<'t>),
-    Direct,
-}
-
-/// Parts of a request with what they wait for. Mostly one.
-type Tasks<'t, 'b> = SmallVec<[(Role<'t>, Part<'b>); 1]>;
-
-impl Role<'_> {
-    /// Whether the source is asked, and not somebody else or the backend.
-    const fn fetches(&self) -> bool {
-        matches!(self, Role::Claimed(Claim::Lead(_)) | Role::Direct)
-    }
-}
-
-/// How serving a part ended.
-enum Served<'b> {
-    Done,
-    /// What has to go through another round.
-    Again(Parts<'b>),
-    Failed {
-        lba: u64,
-        error: GibbloxError,
-    },
 }
 
 /// A fetch whose bytes are in the buffer.
@@ -386,188 +337,6 @@ where
             .max(1)
     }
 
-    // ---- one request ----
-
-    /// Serves a request that is no plain hit.
-    ///
-    /// Cancellation is strict; what this future leads goes to whoever claims it next.
-    async fn fill(&self, run: Run, buf: &mut [u8], ctx: ReadContext) -> GibbloxResult<()> {
-        self.file.open_unless_busy().await;
-        let mut parts = Parts::new();
-        parts.push(Part {
-            run,
-            buf,
-            way: Way::Claim,
-        });
-        while !parts.is_empty() {
-            parts = self.round(parts, ctx).await?;
-        }
-        Ok(())
-    }
-
-    /// Serves `parts` side by side; returns what has to go through another round.
-    ///
-    /// Where parts fail the others are finished first: their bytes are fetched by then, others wait for them, and it
-    /// is not their failure. The error is that of the first block.
-    async fn round<'b>(&self, parts: Parts<'b>, ctx: ReadContext) -> GibbloxResult<Parts<'b>> {
-        let (mut tasks, mut again) = self.assign(parts);
-        let fetches = tasks.iter().any(|(role, _)| role.fetches());
-        let mut failed: Option<(u64, GibbloxError)> = None;
-        let mut end = |served| match served {
-            Served::Done => {}
-            Served::Again(parts) => again.extend(parts),
-            Served::Failed { lba, error } => {
-                if failed.as_ref().is_none_or(|(first, _)| lba < *first) {
-                    failed = Some((lba, error));
-                }
-            }
-        };
-        if tasks.len() == 1 {
-            if let Some((role, part)) = tasks.pop() {
-                end(self.serve(role, part, ctx).await);
-            }
-        } else {
-            // What waits for the source goes first, so that the source works while the backend is read.
-            tasks.sort_by_key(|(role, _)| !role.fetches());
-            let mut under_way: FuturesUnordered<_> = tasks
-                .into_iter()
-                .map(|(role, part)| self.serve(role, part, ctx))
-                .collect();
-            while let Some(served) = under_way.next().await {
-                end(served);
-            }
-        }
-        if fetches {
-            // Only now: whoever follows one of these fetches does not wait for the flush. It was counted and logged
-            // where it failed, and the bytes are in the buffer.
-            let _ = self.flush_where_due(self.flush_gate.due()).await;
-        }
-        if let Some((_, error)) = failed {
-            return Err(error);
-        }
-        again.sort_by_key(|part| part.run.start());
-        Ok(again)
-    }
-
-    /// Claims what of `parts` is to be claimed, and divides the buffers accordingly. What could not be claimed yet,
-    /// because enough fetches are begun, is for another round.
-    fn assign<'t, 'b>(&'t self, parts: Parts<'b>) -> (Tasks<'t, 'b>, Parts<'b>) {
-        let wanted = parts
-            .iter()
-            .filter(|part| part.way == Way::Claim)
-            .map(|part| part.run);
-        let most = usize::try_from(self.config.fetches_at_once()).unwrap_or(usize::MAX);
-        let claims = self
-            .flights
-            .claim(wanted, most, |run| self.file.state_at(run));
-        let mut claims = claims.into_iter();
-        let mut tasks = Tasks::new();
-        let mut later = Parts::new();
-        for part in parts {
-            if part.way == Way::Direct {
-                tasks.push((Role::Direct, part));
-                continue;
-            }
-            let mut rest = Some(part);
-            while let Some(part) = rest.take() {
-                let Some(claim) = claims.next() else {
-                    later.push(part);
-                    break;
-                };
-                let (part, behind) = self.split(part, claim.run().end());
-                tasks.push((Role::Claimed(claim), part));
-                rest = behind;
-            }
-        }
-        (tasks, later)
-    }
-
-    /// `part` up to the block `lba`, and what is behind.
-    fn split<'b>(&self, part: Part<'b>, lba: u64) -> (Part<'b>, Option<Part<'b>>) {
-        let Part { run, buf, way } = part;
-        let Some(behind) = run.from(lba) else {
-            return (Part { run, buf, way }, None);
-        };
-        let Some(front) = Run::new(run.start(), behind.start()) else {
-            return (Part { run, buf, way }, None);
-        };
-        let (buf, rest) = buf.split_at_mut(self.geometry.len_bytes(front.blocks()));
-        (
-            Part {
-                run: front,
-                buf,
-                way,
-            },
-            Some(Part {
-                run: behind,
-                buf: rest,
-                way,
-            }),
-        )
-    }
-
-    async fn serve<'b>(&self, role: Role<'_>, part: Part<'b>, ctx: ReadContext) -> Served<'b> {
-        match role {
-            Role::Claimed(Claim::Valid(_)) => self.read_cached(part, Way::Claim).await,
-            Role::Claimed(Claim::Lead(lead)) => {
-                match self.fetch(lead, part.buf, ctx).await {
-                    // That the backend did not take them is no concern of a read that has its bytes.
-                    Ok(Fetched { stored: _ }) => Served::Done,
-                    Err(error) => part.failed(error),
-                }
-            }
-            Role::Claimed(Claim::Follow(follow)) => self.follow(follow, part, ctx).await,
-            Role::Direct => self.read_direct(part, ctx).await,
-        }
-    }
-
-    /// Reads a part that is valid; what turns out not to be goes again, on the way `otherwise`.
-    async fn read_cached<'b>(&self, part: Part<'b>, otherwise: Way) -> Served<'b> {
-        let unreadable = self.file.read(part.run, part.buf).await;
-        let mut rest = Some(part);
-        let mut again = Parts::new();
-        for run in unreadable {
-            let Some(part) = rest.take() else {
-                break;
-            };
-            let (front, behind) = self.split(part, run.start());
-            let bad = if front.run.end() <= run.start() {
-                behind
-            } else {
-                Some(front)
-            };
-            if let Some(bad) = bad {
-                let (mut bad, behind) = self.split(bad, run.end());
-                bad.way = otherwise;
-                again.push(bad);
-                rest = behind;
-            }
-        }
-        if again.is_empty() {
-            Served::Done
-        } else {
-            Served::Again(again)
-        }
-    }
-
-    async fn follow<'b>(&self, follow: Follow, part: Part<'b>, ctx: ReadContext) -> Served<'b> {
-        let shares_fate = follow.shares_fate();
-        match follow.outcome().await {
-            Some(Outcome::Published) => self.read_cached(part, Way::Direct).await,
-            Some(Outcome::Unstored(_)) => self.read_direct(part, ctx).await,
-            Some(Outcome::Failed(error)) if shares_fate => part.failed(error),
-            Some(Outcome::Failed(_)) | None => part.again(),
-        }
-    }
-
-    /// Reads a part from the source alone.
-    async fn read_direct<'b>(&self, part: Part<'b>, ctx: ReadContext) -> Served<'b> {
-        match self.read_source(part.run, part.buf, ctx).await {
-            Ok(()) => Served::Done,
-            Err(error) => part.failed(error),
-        }
-    }
-
     async fn read_source(&self, run: Run, buf: &mut [u8], ctx: ReadContext) -> GibbloxResult<()> {
         let asked = buf.len();
         let got = self.source.read_blocks(run.start(), buf, ctx).await?;
@@ -622,70 +391,6 @@ where
         ticket.done();
         result
     }
-
-    // ---- caching ahead ----
-
-    /// Caches one window after another until none is left or one failed.
-    async fn cache_windows(&self, range: Run, windows: &Windows, ctx: ReadContext) {
-        let mut buf = Vec::new();
-        while let Some(window) = windows.next(|run| self.file.state_at(run)) {
-            if let Err(error) = self.cache_window(range, window, &mut buf, ctx).await {
-                windows.failed(window, error);
-            }
-        }
-    }
-
-    /// Makes every block of `window`, a part of what `range` asks for, valid.
-    ///
-    /// One piece after another, each claimed when the one before is done: nobody waits for what is only queued here.
-    async fn cache_window(
-        &self,
-        range: Run,
-        window: Run,
-        buf: &mut Vec<u8>,
-        ctx: ReadContext,
-    ) -> GibbloxResult<()> {
-        let mut rest = Some(window);
-        while let Some(run) = rest {
-            let claim = self.flights.claim_one(run, |run| self.file.state_at(run));
-            let piece = claim.run();
-            rest = run.from(piece.end());
-            match claim {
-                Claim::Valid(_) => {}
-                Claim::Lead(lead) => {
-                    let buf = sized(buf, self.geometry.len_bytes(piece.blocks()))?;
-                    self.fetch(lead, buf, ctx).await?.stored?;
-                    let many = self.window_blocks().saturating_mul(FLUSH_WINDOWS);
-                    self.flush_where_due(self.flush_gate.due_at(many)).await?;
-                }
-                Claim::Follow(follow) => {
-                    // The window may be a part of what the caller wants.
-                    let own_failure = follow.shares_fate() && piece == range;
-                    match follow.outcome().await {
-                        Some(Outcome::Failed(error) | Outcome::Unstored(error)) if own_failure => {
-                            return Err(error);
-                        }
-                        // It may have been dropped again, so it is looked at again in any case.
-                        _ => rest = Some(run),
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<'b> Part<'b> {
-    fn again(self) -> Served<'b> {
-        Served::Again(smallvec![self])
-    }
-
-    fn failed(self, error: GibbloxError) -> Served<'b> {
-        Served::Failed {
-            lba: self.run.start(),
-            error,
-        }
-    }
 }
 
 /// `len` bytes of `buf`, which grows where it has to.
@@ -696,76 +401,6 @@ fn sized(buf: &mut Vec<u8>, len: usize) -> GibbloxResult<&mut [u8]> {
         buf.resize(len, 0);
     }
     Ok(buf.get_mut(..len).unwrap_or_default())
-}
-
-/// After how many windows `ensure_cached` flushes before it is done. One request is flushed once, but one for a whole
-/// device takes hours, and what is lost with the power should be minutes. A flush for each window, which the threshold
-/// for single reads would mean, took twice the time of a fill without any.
-const FLUSH_WINDOWS: u64 = 64;
-
-/// How many blocks of the bitmap are looked at in one go: a few microseconds.
-const SCAN_BLOCKS: u64 = 1 << 18;
-
-/// The windows of a range that are still to be cached, shared by those who work on them.
-#[derive(Debug)]
-struct Windows {
-    window_blocks: u64,
-    state: Lock<WindowsState>,
-}
-
-#[derive(Debug)]
-struct WindowsState {
-    rest: Option<Run>,
-    failed: Option<(u64, GibbloxError)>,
-}
-
-impl Windows {
-    fn new(range: Run, window_blocks: u64) -> Self {
-        Self {
-            window_blocks,
-            state: Lock::new(WindowsState {
-                rest: Some(range),
-                failed: None,
-            }),
-        }
-    }
-
-    /// The next run that is missing, within one window of the device: aligned windows meet those of other callers.
-    fn next(&self, state_at: impl Fn(Run) -> (State, Run)) -> Option<Run> {
-        self.state.with(|state| {
-            loop {
-                // Not all of the rest at once, or a large device that is empty would be scanned for each window.
-                let rest = state.rest?;
-                let (found, run) = state_at(rest.first(self.window_blocks.max(SCAN_BLOCKS)));
-                if found == State::Valid {
-                    state.rest = rest.from(run.end());
-                    continue;
-                }
-                let in_window = self.window_blocks - run.start() % self.window_blocks;
-                let run = run.first(in_window);
-                state.rest = rest.from(run.end());
-                return Some(run);
-            }
-        })
-    }
-
-    /// No further window is begun; the error of the first block is the result.
-    fn failed(&self, window: Run, error: GibbloxError) {
-        self.state.with(|state| {
-            state.rest = None;
-            let lba = window.start();
-            if state.failed.as_ref().is_none_or(|(first, _)| lba < *first) {
-                state.failed = Some((lba, error));
-            }
-        });
-    }
-
-    fn result(self) -> GibbloxResult<()> {
-        match self.state.with(|state| state.failed.take()) {
-            Some((_, error)) => Err(error),
-            None => Ok(()),
-        }
-    }
 }
 
 #[async_trait]

@@ -12,8 +12,8 @@
 //! Readers of a shard share its lock, and readers of different chunks mostly do not even meet on it, so hits of
 //! several threads copy at the same time. A write holds one shard at a time, for the copy of at most one chunk.
 //!
-//! One vector of the device's size was the published design; one lock over a tree of pages was tried between, and two
-//! threads were slower on it than one.
+//! One vector would be simpler, but it is as large as the device. Pages of a fixed size would be found faster, but the
+//! data region begins anywhere, so a block that is cached alone would take two.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;

@@ -1,8 +1,11 @@
 //! Checksums of blocks and of the header.
 //!
-//! XXH3-64 from `xxhash-rust`: fixed by a public specification, `no_std`, fast with whatever the compiler may assume
-//! of the target, so without detecting the processor at run time. `rapidhash` is as fast, but its output belongs to
-//! one crate; a cyclic redundancy check without run-time detection falls back to tables and is several times slower.
+//! XXH3-64 from `xxhash-rust`: fixed by a public specification that several crates implement, `no_std`, and fast with
+//! what the compiler may assume of the target, so without detecting the processor at run time. Compared on x86-64 with
+//! SSE2 only, 4 KiB at a time: XXH3 26 GB/s, `rapidhash` (version 3) 37 GB/s, CRC-64 by tables 1 GB/s. `rapidhash` was
+//! not taken because a file outlives a crate, because it multiplies 64 by 64 bits, which a 32-bit processor does in
+//! four steps, and because either is faster than the memory behind it.
+//!
 //! Seeding the hash of the block itself would derive a new secret for each block; hashing the lba under the
 //! identity's seed and combining the two binds as well, and costs a few cycles.
 

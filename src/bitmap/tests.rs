@@ -1,0 +1,155 @@
+use std::collections::BTreeSet;
+use std::vec;
+use std::vec::Vec;
+
+use super::*;
+
+/// Across a chunk's end and a word's, and not a multiple of either.
+const TOTAL: u64 = CHUNK_BLOCKS + 2 * WORD_BITS + 5;
+
+/// The lbas around which something changes.
+fn edges() -> Vec<u64> {
+    [0, WORD_BITS, CHUNK_BLOCKS, CHUNK_BLOCKS + WORD_BITS, TOTAL]
+        .into_iter()
+        .flat_map(|edge| edge.saturating_sub(2)..=(edge + 2).min(TOTAL))
+        .collect()
+}
+
+fn runs() -> Vec<Run> {
+    let edges = edges();
+    edges
+        .iter()
+        .flat_map(|start| edges.iter().filter_map(|end| Run::new(*start, *end)))
+        .collect()
+}
+
+fn set(run: Run) -> impl Iterator<Item = u64> {
+    run.start()..run.end()
+}
+
+fn validity() -> Validity {
+    Validity::new(TOTAL).expect("memory for a small device")
+}
+
+fn publish(validity: &Validity, run: Run) -> Published {
+    validity.reserve(run).expect("memory for a chunk");
+    validity.publish(run, validity.epoch())
+}
+
+/// Asks everything that there is to ask of `run`, and compares with the sets.
+fn agree(validity: &Validity, valid: &BTreeSet<u64>, trusted: &BTreeSet<u64>, run: Run) {
+    assert_eq!(
+        validity.is_trusted(run),
+        set(run).all(|lba| trusted.contains(&lba)),
+        "{run:?}"
+    );
+    let count = valid.range(run.start()..run.end()).count() as u64;
+    assert_eq!(validity.count_valid(run), count, "{run:?}");
+    let (state, part) = validity.state_at(run);
+    let first = valid.contains(&run.start());
+    assert_eq!(state == State::Valid, first, "{run:?}");
+    let end = set(run)
+        .find(|lba| valid.contains(lba) != first)
+        .unwrap_or(run.end());
+    assert_eq!((part.start(), part.end()), (run.start(), end), "{run:?}");
+}
+
+#[test]
+fn every_run_around_an_edge_agrees_with_a_set() {
+    let runs = runs();
+    for (index, run) in runs.iter().enumerate() {
+        let validity = validity();
+        assert_eq!(publish(&validity, *run), Published::Trusted(run.blocks()));
+        assert_eq!(publish(&validity, *run), Published::Trusted(0));
+        let mut valid: BTreeSet<u64> = set(*run).collect();
+        // Another run out of all of them, a different one for each.
+        let other = runs[index * 7919 % runs.len()];
+        let expected = set(other).filter(|lba| valid.contains(lba)).count() as u64;
+        assert_eq!(validity.invalidate(other), expected);
+        valid.retain(|lba| *lba < other.start() || *lba >= other.end());
+        assert_eq!(validity.valid_blocks(), valid.len() as u64);
+        for asked in runs.iter().skip(index % 5).step_by(5) {
+            agree(&validity, &valid, &valid, *asked);
+        }
+    }
+}
+
+#[test]
+fn the_bytes_of_the_file_come_back() {
+    for run in runs() {
+        let validity = validity();
+        publish(&validity, run);
+        let mut bytes = vec![0; usize::try_from(TOTAL.div_ceil(8)).expect("small")];
+        validity.encode(0, None, &mut bytes);
+        for lba in 0..TOTAL {
+            let at = usize::try_from(lba / 8).expect("small");
+            let bit = bytes[at] >> (lba % 8) & 1 == 1;
+            assert_eq!(bit, lba >= run.start() && lba < run.end(), "{run:?} {lba}");
+        }
+        let loaded = self::validity();
+        assert!(!loaded.load(0, &bytes, TOTAL).expect("memory"));
+        let valid: BTreeSet<u64> = set(run).collect();
+        agree(&loaded, &valid, &BTreeSet::new(), run);
+        assert_eq!(loaded.valid_blocks(), run.blocks());
+
+        // Any part of the bitmap is the same bytes, and a run on top is as if it were published.
+        for first in 0..20.min(bytes.len()) {
+            let mut part = vec![0xFF; 3];
+            validity.encode(first as u64, None, &mut part);
+            assert_eq!(part, bytes[first..first + 3]);
+        }
+        let empty = self::validity();
+        let mut on_top = vec![0; bytes.len()];
+        empty.encode(0, Some(run), &mut on_top);
+        assert_eq!(on_top, bytes);
+    }
+}
+
+#[test]
+fn bits_behind_the_limit_do_not_count() {
+    let all = vec![0xFF; usize::try_from(TOTAL.div_ceil(8)).expect("small")];
+    for limit in edges() {
+        let validity = validity();
+        let ignored = validity.load(0, &all, limit).expect("memory");
+        assert!(ignored, "there are stray bits behind the last block");
+        assert_eq!(validity.valid_blocks(), limit);
+    }
+}
+
+#[test]
+fn trust_ends_with_a_failed_flush() {
+    let run = Run::block(3);
+    let validity = validity();
+    let before = validity.epoch();
+    publish(&validity, run);
+    validity.distrust_all();
+    assert!(!validity.is_trusted(run));
+    assert_eq!(validity.count_valid(run), 1);
+    // What was written before the flush that failed is not trusted when it is published after it.
+    assert_eq!(validity.publish(run, before), Published::Untrusted(0));
+    assert!(!validity.is_trusted(run));
+    validity.trust(run, validity.epoch());
+    assert!(validity.is_trusted(run));
+    validity.drop_trusted();
+    assert_eq!(validity.valid_blocks(), 0);
+    validity.trust(run, validity.epoch());
+    assert!(
+        !validity.is_trusted(run),
+        "what is not valid is never trusted"
+    );
+}
+
+#[test]
+fn memory_follows_what_is_valid() {
+    let validity = Validity::new(1 << 24).expect("a directory");
+    publish(&validity, Run::block(1 << 23));
+    assert_eq!(
+        validity
+            .chunks
+            .iter()
+            .filter(|chunk| chunk.get().is_some())
+            .count(),
+        1
+    );
+    assert!(Validity::new(u64::MAX).is_err(), "an error, not an abort");
+}
