@@ -7,8 +7,8 @@
 use crate::support::files::{Regions, check_file, file_of_ours, file_of_published, identity};
 use crate::support::poll::drop_after;
 use crate::support::{Backend, Poller, Reader, Source, backend, finish, open_with, read, source};
-use gibblox_cache::{CacheConfig, VerifyPolicy};
-use gibblox_core::ReadContext;
+use gibblox_cache::{CacheConfig, VerifyPolicy, cached_reader_identity_string};
+use gibblox_core::{BlockReader, ReadContext};
 use std::sync::Arc;
 
 /// Reads an input byte by byte.
@@ -39,11 +39,15 @@ impl Input<'_> {
     }
 }
 
-/// Whether the file promises checksums, or only what the published crate promises.
-fn is_legacy(file: &[u8], header: &[u8]) -> bool {
-    let mut legacy = header.to_vec();
-    legacy[8..12].fill(0);
-    file.starts_with(&legacy)
+/// The header that the published crate writes for this source.
+fn published_header(source: &Arc<Source>) -> Vec<u8> {
+    let identity = cached_reader_identity_string(source);
+    let mut header = b"GIBBLX!\x02\0\0\0\0".to_vec();
+    header.extend(source.block_size().to_le_bytes());
+    header.extend(source.blocks().to_le_bytes());
+    header.extend((identity.len() as u32).to_le_bytes());
+    header.extend(identity.as_bytes());
+    header
 }
 
 /// The file of the input: its rest, made plausible as its first bytes say.
@@ -52,24 +56,20 @@ fn file(input: &mut Input<'_>, source: &Arc<Source>) -> Vec<u8> {
     let shape = input.byte();
     let len = usize::from(u16::from_le_bytes([input.byte(), input.byte()])) % (regions.end + 40);
     let bytes = input.0;
-    let ours = file_of_ours(source, 0..source.blocks());
-    let overlay = |mut file: Vec<u8>| {
+    let ours = || file_of_ours(source, 0..source.blocks());
+    let published = || file_of_published(source, 0..source.blocks());
+    let damaged = |mut file: Vec<u8>, start: usize| {
         // The bytes of the input damage a good file: those that are zero leave it as it is.
-        file.iter_mut()
-            .zip(bytes)
-            .for_each(|(byte, damage)| *byte ^= damage);
+        let damage = file.iter_mut().zip(bytes).skip(start);
+        damage.for_each(|(byte, damage)| *byte ^= damage);
         file
     };
     let mut file = match shape % 6 {
         0 => bytes.to_vec(),
-        1 => [&ours[..regions.bitmap], bytes].concat(),
-        2 => overlay(ours.clone()),
-        3 => {
-            let mut file = overlay(ours.clone());
-            file[..regions.bitmap].copy_from_slice(&ours[..regions.bitmap]);
-            file
-        }
-        4 => overlay(file_of_published(source, 0..source.blocks())),
+        1 => [&ours()[..regions.bitmap], bytes].concat(),
+        2 => damaged(ours(), 0),
+        3 => damaged(ours(), regions.bitmap),
+        4 => damaged(published(), 0),
         _ => Vec::new(),
     };
     if shape & 0x40 != 0 {
@@ -78,16 +78,11 @@ fn file(input: &mut Input<'_>, source: &Arc<Source>) -> Vec<u8> {
     if shape & 0x80 != 0 {
         file.resize(len.max(file.len()), 0);
     }
-    if is_legacy(&file, &ours[..regions.bitmap]) {
-        // A file of the published crate holds what its bits say; nothing in it could tell otherwise.
-        for (byte, good) in file
-            .iter_mut()
-            .zip(&ours)
-            .skip(regions.data)
-            .take(regions.checksums - regions.data)
-        {
-            *byte = *good;
-        }
+    if file.starts_with(&published_header(source)) {
+        // A file without checksums holds what its bits say; nothing in it could tell otherwise.
+        let data = source.bytes(0, source.blocks());
+        let held = file.iter_mut().skip(regions.data);
+        held.zip(data).for_each(|(byte, good)| *byte = good);
     }
     file
 }
