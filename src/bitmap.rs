@@ -28,9 +28,10 @@
 //! - *trust* sets the trusted bit, then reads the valid bit; *invalidate* clears the valid bit, then the trusted one. A
 //!   block is therefore never left trusted but not valid; while it is for a moment, the hit path does not take it.
 //! - *publish* sets the valid bit before the trusted one, and the bytes are written before both (I1).
-//! - *invalidate* and *distrust* clear bits, then count a change; only then are bytes written again, and that may fail
-//!   and leave garbage. A reader reads the count, then the bits, then the bytes, then the count: if it is still the
-//!   same, nobody can have been writing these bytes, and no flush of them has failed.
+//! - *invalidate* and *distrust* count a change when they begin and when they end, and clear bits in between; only
+//!   after that are bytes written again, and that may fail and leave garbage. A reader reads the count, then the bits,
+//!   then the bytes, then the count: if no change was under way at first, and the count is the same in the end, nobody
+//!   can have been writing these bytes, and no flush of them has failed.
 //!
 //! Epoch and count are a `usize` each; to be mistaken one would have to wrap within one fill or one read.
 
@@ -42,7 +43,7 @@ use once_cell::race::OnceBox;
 
 use crate::error::out_of_memory;
 use crate::run::Run;
-use crate::sync::{AtomicUsize, Ordering};
+use crate::sync::{AtomicUsize, Ordering, fence};
 
 /// Words of one kind in a chunk. Few in tests, which try all runs around the end of one.
 const WORDS: usize = if cfg!(test) { 2 } else { 256 };
@@ -76,9 +77,12 @@ pub(crate) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Epoch(usize);
 
-/// A moment between two calls that made blocks not valid or not trusted.
+/// A moment at which no block was losing what it had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Changes(usize);
+
+/// The low bits of the count of changes are those under way: more than there are threads.
+const UNDER_WAY: usize = (1 << (usize::BITS / 4)) - 1;
 
 /// What became of a publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -275,7 +279,8 @@ impl Validity {
                 lba = lba.saturating_add(whole as u64 * WORD_BITS);
             }
         }
-        let part = Run::new(run.start(), lba.min(run.end())).unwrap_or(run);
+        // The first word may have changed since it told the state; of the first block it was true.
+        let part = Run::new(run.start(), lba.min(run.end())).unwrap_or(run.first(1));
         (state, part)
     }
 
@@ -301,13 +306,30 @@ impl Validity {
         Epoch(self.epoch.fetch_add(0, Ordering::AcqRel))
     }
 
-    /// How often blocks lost what they had.
+    /// Now, unless blocks are just losing what they have.
     ///
-    /// Bytes that were read are those of the run's blocks if this is the same before the run was found valid and after
-    /// they were read.
+    /// Bytes that were read are those of the run's blocks if nothing [has changed](Self::unchanged) between a moment
+    /// before the run was found valid and one after they were read.
     #[inline]
-    pub(crate) fn changes(&self) -> Changes {
-        Changes(self.changes.load(Ordering::Acquire))
+    pub(crate) fn changes(&self) -> Option<Changes> {
+        let count = self.changes.load(Ordering::Acquire);
+        (count & UNDER_WAY == 0).then_some(Changes(count))
+    }
+
+    /// Whether no block has begun to lose what it had since `before`.
+    #[inline]
+    pub(crate) fn unchanged(&self, before: Changes) -> bool {
+        // The bytes are read before the count is.
+        fence(Ordering::Acquire);
+        self.changes.load(Ordering::Acquire) == before.0
+    }
+
+    /// Runs `change`, which clears bits, so that readers notice.
+    fn changing<R>(&self, change: impl FnOnce() -> R) -> R {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        let result = change();
+        self.changes.fetch_add(UNDER_WAY, Ordering::AcqRel);
+        result
     }
 
     /// Whether a flush has ever failed.
@@ -366,16 +388,17 @@ impl Validity {
 
     /// Makes `run` not valid; returns how many of its blocks were.
     pub(crate) fn invalidate(&self, run: Run) -> u64 {
-        let mut dropped = 0;
-        for place in places(run) {
-            if let Some(chunk) = self.chunk(place.chunk) {
-                let before = chunk[place.word].fetch_and(!place.mask, Ordering::AcqRel);
-                chunk[WORDS + place.word].fetch_and(!place.mask, Ordering::AcqRel);
-                dropped += u64::from((before & place.mask).count_ones());
+        self.changing(|| {
+            let mut dropped = 0;
+            for place in places(run) {
+                if let Some(chunk) = self.chunk(place.chunk) {
+                    let before = chunk[place.word].fetch_and(!place.mask, Ordering::AcqRel);
+                    chunk[WORDS + place.word].fetch_and(!place.mask, Ordering::AcqRel);
+                    dropped += u64::from((before & place.mask).count_ones());
+                }
             }
-        }
-        self.changes.fetch_add(1, Ordering::AcqRel);
-        dropped
+            dropped
+        })
     }
 
     /// Trusts nothing any more: a flush failed, and nobody knows what the medium kept.
@@ -391,14 +414,17 @@ impl Validity {
     }
 
     fn take_trusted(&self, with: impl Fn(&AtomicUsize, usize)) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
-        for chunk in self.chunks.iter().filter_map(OnceBox::get) {
-            let (valid, trusted) = chunk.split_at(WORDS);
-            for (valid, trusted) in valid.iter().zip(trusted) {
-                with(valid, trusted.swap(0, Ordering::AcqRel));
+        self.changing(|| {
+            self.epoch.fetch_add(1, Ordering::AcqRel);
+            for chunk in self.chunks.iter().filter_map(OnceBox::get) {
+                let (valid, trusted) = chunk.split_at(WORDS);
+                for (valid, trusted) in valid.iter().zip(trusted) {
+                    // Valid before trusted, as everywhere: nothing is left trusted but not valid.
+                    with(valid, trusted.fetch_or(0, Ordering::AcqRel));
+                    trusted.store(0, Ordering::Release);
+                }
             }
-        }
-        self.changes.fetch_add(1, Ordering::AcqRel);
+        });
     }
 
     /// Makes nothing valid.

@@ -16,7 +16,7 @@
 //! too and compared before anything is said to be good. What cannot be read or does not match is dropped and named,
 //! so that the caller fetches it. While a read waits for the backend, a block that was valid may be dropped by another
 //! reader, fetched again and overwritten, and that write may fail and leave garbage. So a read is believed only if
-//! nothing was dropped meanwhile; else it looks again.
+//! nothing was dropped meanwhile, or if it matches its checksums; else it looks again.
 //!
 //! # Storing
 //!
@@ -30,7 +30,7 @@
 //!
 //! Nobody knows then what the medium kept, and reading it back may show either. So nothing stays trusted; each block
 //! is compared again before it is served. In a file without checksums there is nothing to compare with: what this
-//! process has read or written is dropped and fetched again.
+//! process has read or written is dropped and fetched again, and the next process trusts the file as 0.0.1 would.
 
 mod open;
 
@@ -53,8 +53,13 @@ use crate::geometry::Geometry;
 use crate::run::Run;
 use crate::stats::FailureCounts;
 
+use open::PIECE_BYTES;
+
 /// What a small machine is asked for where [`PIECE_BYTES`] are too many.
 const SMALL_PIECE_BYTES: u64 = 1 << 10;
+
+/// How often a run is looked at where blocks are dropped meanwhile: the second time everything is compared.
+const LOOKS: usize = 2;
 
 /// Checksums and bitmap bytes of a short run, without an allocation.
 type Scratch = SmallVec<[u8; 64]>;
@@ -101,6 +106,15 @@ enum Unread {
     Failed,
     /// The file is not as long as it was.
     Short,
+}
+
+/// How reading a run went.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    /// What could not be read or did not match. What `buf` holds of it is of no use.
+    pub(crate) bad: Unreadable,
+    /// Whether `bad` is certain, and no longer valid. Else blocks were dropped meanwhile, maybe these.
+    pub(crate) settled: bool,
 }
 
 /// A run lost blocks since it was found valid: whoever wants it looks again.
@@ -230,6 +244,7 @@ impl<C: CacheOps> CacheFile<C> {
         }
     }
 
+    /// Whether `run` can be served without comparing anything.
     #[inline]
     fn is_trusted(&self, run: Run) -> bool {
         self.verify != VerifyPolicy::OnEveryRead && self.validity.is_trusted(run)
@@ -336,7 +351,7 @@ impl<C: CacheOps> CacheFile<C> {
     #[inline]
     pub(crate) fn find_trusted(&self, run: Run) -> Option<Hit> {
         // The order matters, and is the bitmap's: count, bits, bytes, count.
-        let before = self.validity.changes();
+        let before = self.validity.changes()?;
         self.is_trusted(run).then(|| Hit {
             offset: self.layout.data_offset(run.start()),
             before,
@@ -362,7 +377,7 @@ impl<C: CacheOps> CacheFile<C> {
     #[inline]
     fn is_served(&self, hit: Hit, asked: usize, answer: GibbloxResult<usize>) -> bool {
         match answer {
-            Ok(got) if got == asked => self.validity.changes() == hit.before,
+            Ok(got) if got == asked => self.validity.unchanged(hit.before),
             answer => {
                 // Counted and logged; the blocks stay as they are until the long way fails too.
                 let _ = self.all_of(hit.offset, asked, answer);
@@ -373,14 +388,10 @@ impl<C: CacheOps> CacheFile<C> {
 
     /// Reads `run`, which was valid, into `buf`, and compares what is not trusted.
     ///
-    /// Returns the runs that could not be read, did not match, or are no longer valid; what `buf` holds of them is of
-    /// no use.
-    ///
-    /// Cost: one backend read, and one more for the checksums where anything has to be compared.
-    pub(crate) async fn read(&self, run: Run, buf: &mut [u8]) -> Unreadable {
-        self.read_and_compare(run, buf, Compare::AsConfigured)
-            .await
-            .unwrap_or_else(|NotValid| smallvec![run])
+    /// Cost: one backend read, and one more for the checksums where anything has to be compared. Again, a bounded
+    /// number of times, where blocks were dropped meanwhile.
+    pub(crate) async fn read(&self, run: Run, buf: &mut [u8]) -> Result<Looked, NotValid> {
+        self.look(run, buf, Compare::AsConfigured).await
     }
 
     /// Reads `run`, which was valid, into `buf`, which is as long, and compares all of it. What is dropped is dropped
@@ -388,7 +399,10 @@ impl<C: CacheOps> CacheFile<C> {
     ///
     /// Cost: as [`read`](Self::read), and one write where anything is dropped.
     pub(crate) async fn scrub(&self, run: Run, buf: &mut [u8]) -> Result<Scrubbed, NotValid> {
-        let bad = self.read_and_compare(run, buf, Compare::Everything).await?;
+        let Looked { bad, settled } = self.look(run, buf, Compare::Everything).await?;
+        if !settled && !bad.is_empty() {
+            return Err(NotValid);
+        }
         let mut written = Ok(());
         if !bad.is_empty() {
             written = self.write_bits(run, None).await.map(drop);
@@ -399,13 +413,8 @@ impl<C: CacheOps> CacheFile<C> {
         })
     }
 
-    async fn read_and_compare(
-        &self,
-        run: Run,
-        buf: &mut [u8],
-        compare: Compare,
-    ) -> Result<Unreadable, NotValid> {
-        let (bad, since) = loop {
+    async fn look(&self, run: Run, buf: &mut [u8], compare: Compare) -> Result<Looked, NotValid> {
+        for look in 0..LOOKS {
             // The order matters, and is the bitmap's: count, bits, bytes, count.
             let since = self.validity.epoch();
             let before = self.validity.changes();
@@ -413,31 +422,57 @@ impl<C: CacheOps> CacheFile<C> {
                 return Err(NotValid);
             }
             // Where one block has to be compared, all of the run are: what is trusted when its bytes arrive may have
-            // been repaired since they were read.
-            let comparing = compare == Compare::Everything
-                || !(self.is_trusted(run) || self.verify == VerifyPolicy::Never)
-                || (self.validity.was_distrusted() && !self.validity.is_trusted(run));
+            // been repaired since they were read. After a look that was disturbed comparing tells more than looking.
+            let comparing = self.has_checksums()
+                && (look > 0 || compare == Compare::Everything || self.must_compare(run));
             let offset = self.layout.data_offset(run.start());
             let read = match self.read_exact(offset, buf).await {
-                Ok(()) if comparing && self.has_checksums() => self.find_mismatches(run, buf).await,
+                Ok(()) if comparing => self.find_mismatches(run, buf).await,
                 Ok(()) => Ok(Unreadable::new()),
                 Err(why) => Err(why),
             };
+            let settled = before.is_some_and(|before| self.validity.unchanged(before));
             match read {
-                Ok(bad) if self.validity.changes() == before => break (bad, since),
-                Ok(_) => {}
-                Err(why) => {
+                // What matches is right, whatever happened meanwhile; what does not may have been repaired.
+                Ok(bad) if settled || comparing => {
+                    self.conclude(run, &bad, settled, since);
+                    return Ok(Looked { bad, settled });
+                }
+                Err(why) if settled => {
                     self.validity.invalidate(run);
                     if why == Unread::Short {
                         self.truncated().await;
                     }
-                    return Ok(smallvec![run]);
+                    return Ok(Looked {
+                        bad: smallvec![run],
+                        settled,
+                    });
                 }
+                Ok(_) | Err(_) => {}
             }
-        };
+        }
+        Ok(Looked {
+            bad: smallvec![run],
+            settled: false,
+        })
+    }
+
+    /// Whether the policy wants `run` compared before it is served.
+    fn must_compare(&self, run: Run) -> bool {
+        match self.verify {
+            VerifyPolicy::OnFirstRead => !self.validity.is_trusted(run),
+            VerifyPolicy::OnEveryRead => true,
+            VerifyPolicy::Never => self.validity.was_distrusted() && !self.validity.is_trusted(run),
+        }
+    }
+
+    /// Trusts what of `run` is not `bad`, and drops what is, if that is certain.
+    fn conclude(&self, run: Run, bad: &Unreadable, settled: bool, since: Epoch) {
         let mut rest = Some(run);
-        for run in &bad {
-            self.mismatched(*run);
+        for run in bad {
+            if settled {
+                self.mismatched(*run);
+            }
             if let Some(good) = rest.and_then(|rest| Run::new(rest.start(), run.start())) {
                 self.validity.trust(good, since);
             }
@@ -446,7 +481,6 @@ impl<C: CacheOps> CacheFile<C> {
         if let Some(good) = rest {
             self.validity.trust(good, since);
         }
-        Ok(bad)
     }
 
     /// The blocks of `run`, which `buf` holds, that differ from their checksums.
@@ -474,24 +508,20 @@ impl<C: CacheOps> CacheFile<C> {
 
     /// The file became shorter while it was open, and the next write makes it longer again, with a hole.
     ///
-    /// A hole matches no checksum, so it is enough to compare everything again. Without checksums what is missing is
-    /// dropped, here and in the file (I1).
+    /// A hole matches no checksum, so it is enough to compare everything again. Without checksums nothing is valid any
+    /// more, here and, as far as the backend lets it, in the file.
     #[cold]
     async fn truncated(&self) {
         if self.has_checksums() {
             self.validity.distrust_all();
             return;
         }
-        // Where the backend does not say how long the file is, each block is found missing when it is read.
-        let Ok(blocks) = self.measure(Checksums::Absent).await else {
-            return;
-        };
-        let mut rest = Run::new(blocks, self.geometry.total_blocks());
-        if let Some(missing) = rest {
-            self.validity.invalidate(missing);
+        let mut rest = Run::new(0, self.geometry.total_blocks());
+        if let Some(device) = rest {
+            self.validity.invalidate(device);
         }
         while let Some(run) = rest {
-            let piece = run.first(SMALL_PIECE_BYTES * 8);
+            let piece = run.first(PIECE_BYTES * 8);
             rest = run.from(piece.end());
             if self.write_bits(piece, None).await.is_err() {
                 break;
@@ -558,10 +588,9 @@ impl<C: CacheOps> CacheFile<C> {
         let first = Layout::bitmap_byte(run.start());
         let bytes = Layout::bitmap_byte(run.end() - 1) - first + 1;
         let mut bits = zeroed(usize::try_from(bytes).unwrap_or(usize::MAX), "bits")?;
-        let _alone = match Run::new(first, first + bytes) {
-            Some(bytes) => Some(self.bitmap_writers.alone(bytes).await),
-            None => None,
-        };
+        // A run of bytes here, not of blocks; there is at least one.
+        let bytes = Run::block(first).until(first + bytes);
+        let _alone = self.bitmap_writers.alone(bytes).await;
         self.validity.encode(first, publish.map(|_| run), &mut bits);
         self.write(self.layout.bitmap().start + first, &bits)
             .await?;

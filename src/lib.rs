@@ -55,7 +55,7 @@
 //!   are served.
 //! - **I2** A block has at most one leader.
 //! - **I3** Every claim ends published or abandoned, also when a future is dropped or panics.
-//! - **I4** No lock is held across an await, but those whose whole purpose is to order writes.
+//! - **I4** No lock is held across an await, but the one that has the file opened once.
 //! - **I5** Hits + misses = blocks asked for by `read_blocks`.
 //! - **I6** Any file content is safe to open.
 //!

@@ -29,7 +29,6 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use async_trait::async_trait;
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use gibblox_core::{BlockReader, GibbloxResult, ReadContext};
 use tracing::{debug, trace};
 
@@ -45,7 +44,7 @@ use crate::identity::{cached_reader_identity_string, write_cached};
 use crate::run::Run;
 use crate::stats::{CacheCounters, CacheStats, RequestCounts, ScrubReport};
 
-use ahead::Windows;
+use ahead::{ATTEMPTS, dropped_again};
 
 /// A [`BlockReader`] that keeps what it fetched from `S` in a cache file on `C`.
 ///
@@ -226,7 +225,8 @@ where
     ///
     /// `OutOfRange` where the range reaches past the last block. The source's error as itself, a short read of the
     /// source as `Io`. The backend's error where a block could not be stored, or where an automatic flush failed on
-    /// the way. After the first error no further window is begun, those under way are finished, and what was fetched
+    /// the way; `Io` where blocks are dropped, because the backend damages or fails to read them, as fast as they are
+    /// cached. After the first error no further window is begun, those under way are finished, and what was fetched
     /// stays cached.
     ///
     /// # Cancellation
@@ -236,9 +236,9 @@ where
     /// # Cost
     ///
     /// One source read, one write of data, of checksums and of bits for each missing run of up to a window, several
-    /// windows at once. A flush after every 64 windows and in the end, where the threshold is reached. Memory for so many windows, whatever the length of the range
-    /// ([`CacheConfig::with_window_bytes`], [`CacheConfig::with_windows_at_once`]). Where nothing is missing, a look
-    /// at the bitmap.
+    /// windows at once. A flush after every 64 windows and in the end, where the threshold is reached. Memory for so
+    /// many windows, whatever the length of the range ([`CacheConfig::with_window_bytes`],
+    /// [`CacheConfig::with_windows_at_once`]). Where nothing is missing, a look at the bitmap.
     pub async fn ensure_cached(
         &self,
         lba: u64,
@@ -252,16 +252,21 @@ where
             self.file.open().await?;
         }
         trace!(lba, blocks, "ensuring that blocks are cached");
-        let windows = Windows::new(range, self.window_blocks());
-        let mut workers = FuturesUnordered::new();
-        let most = range.blocks().div_ceil(self.window_blocks());
-        for _ in 0..most.min(u64::from(self.config.windows_at_once())) {
-            workers.push(self.cache_windows(range, &windows, ctx));
+        let mut result = Ok(());
+        let mut attempts = 0;
+        while result.is_ok() && !self.is_valid(range) {
+            // A block may be found damaged, and dropped, behind the back of those who have passed it.
+            result = if attempts < ATTEMPTS {
+                self.cache_range(range, ctx).await
+            } else {
+                Err(dropped_again())
+            };
+            attempts += 1;
         }
-        while workers.next().await.is_some() {}
-        drop(workers);
-        let flushed = self.flush_where_due(self.flush_gate.due()).await;
-        windows.result().and(flushed)
+        if attempts > 0 {
+            result = result.and(self.flush_where_due(self.flush_gate.due()).await);
+        }
+        result
     }
 
     /// Reads every valid block, compares it with its checksum, and drops what does not match, so that it is fetched
@@ -274,7 +279,8 @@ where
     /// # Errors
     ///
     /// The backend's, where the cache file could not be opened, or where what was dropped could not be written or
-    /// flushed; it is dropped for this process all the same. `Other` where there is no memory for a window. Blocks that cannot be read are dropped and counted, and are no error.
+    /// flushed; it is dropped for this process all the same. `Other` where there is no memory for a window. Blocks that
+    /// cannot be read are dropped and counted, and are no error.
     ///
     /// # Cancellation
     ///

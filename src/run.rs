@@ -58,10 +58,23 @@ impl Run {
         }
     }
 
+    /// What is in front of `lba`, exclusive.
+    pub(crate) fn first_until(self, lba: u64) -> Option<Self> {
+        Self::new(self.start, self.end.min(lba))
+    }
+
     /// What is left behind `lba`, inclusive.
     #[inline]
     pub(crate) fn from(self, lba: u64) -> Option<Self> {
         Self::new(self.start.max(lba), self.end)
+    }
+
+    /// The same up to `end`, if that is behind the end.
+    pub(crate) fn until(self, end: u64) -> Self {
+        Self {
+            start: self.start,
+            end: self.end.max(end),
+        }
     }
 
     /// Both as one, where `next` begins at this one's end.
@@ -97,6 +110,10 @@ mod tests {
                 let behind: std::vec::Vec<_> =
                     set_a.iter().copied().filter(|lba| *lba >= cut).collect();
                 assert_eq!(blocks_of(a.from(cut)), behind);
+                let in_front: std::vec::Vec<_> =
+                    set_a.iter().copied().filter(|lba| *lba < cut).collect();
+                assert_eq!(blocks_of(a.first_until(cut)), in_front);
+                assert_eq!(a.until(cut).end(), a.end().max(cut));
                 let first: std::vec::Vec<_> = set_a
                     .iter()
                     .copied()

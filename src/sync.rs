@@ -9,10 +9,10 @@
 //! hit path on cache lines of their own, since two threads that hit memory must not meet on a counter.
 
 #[cfg(model)]
-pub(crate) use loom::sync::atomic::{AtomicUsize, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicUsize, Ordering, fence};
 
 #[cfg(not(model))]
-pub(crate) use core::sync::atomic::{AtomicUsize, Ordering};
+pub(crate) use core::sync::atomic::{AtomicUsize, Ordering, fence};
 
 /// A lock for a few instructions, never across an await.
 #[derive(Debug, Default)]

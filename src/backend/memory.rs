@@ -43,7 +43,7 @@ const SHARDS: usize = 16;
 ///
 /// Memory is what was written, small pieces rounded to 256 bytes, plus some 40 bytes a piece; the length
 /// that [`set_len`](CacheOps::set_len) gives costs nothing. Calls answer at once and never wait but for a copy of at
-/// most 256 KiB by another thread. Where the allocator has no more, a write fails and nothing else does.
+/// most 256 KiB by another thread. Where the allocator has no room for the bytes, the write fails and nothing else does.
 ///
 /// # Examples
 ///

@@ -12,7 +12,7 @@ use crate::format::header::{Checksums, Header, Mismatch, UNREADABLE};
 use super::{CacheFile, SMALL_PIECE_BYTES, Scratch, zeroed};
 
 /// Bitmaps are read in pieces of this many bytes: one system call each, and small beside what it maps.
-const PIECE_BYTES: u64 = 128 << 10;
+pub(super) const PIECE_BYTES: u64 = 128 << 10;
 
 impl<C: CacheOps> CacheFile<C> {
     /// Opens the file where it is not open yet: uses what is there, or rebuilds it.
@@ -100,7 +100,7 @@ impl<C: CacheOps> CacheFile<C> {
     ///
     /// Mostly one read of one byte. A backend cannot be asked for its length, so that of a truncated file is found by
     /// halving.
-    pub(super) async fn measure(&self, checksums: Checksums) -> GibbloxResult<u64> {
+    async fn measure(&self, checksums: Checksums) -> GibbloxResult<u64> {
         let (mut is_there, mut is_not) = (0, self.layout.len(checksums));
         let mut probe = is_not;
         while is_not > is_there {

@@ -2,7 +2,8 @@
 
 use alloc::vec::Vec;
 
-use gibblox_core::{BlockReader, GibbloxError, GibbloxResult, ReadContext};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use gibblox_core::{BlockReader, GibbloxError, GibbloxErrorKind, GibbloxResult, ReadContext};
 
 use crate::backend::CacheOps;
 use crate::bitmap::State;
@@ -11,6 +12,18 @@ use crate::run::Run;
 use crate::sync::Lock;
 
 use super::{CachedBlockReader, sized};
+
+/// How often a range is cached that does not stay valid. Each time takes somebody who finds damage in it meanwhile, so
+/// this many times in a row mean that the backend keeps nothing.
+pub(super) const ATTEMPTS: u32 = 16;
+
+#[cold]
+pub(super) fn dropped_again() -> GibbloxError {
+    GibbloxError::with_message(
+        GibbloxErrorKind::Io,
+        "blocks were dropped as fast as they were cached",
+    )
+}
 
 /// After how many windows `ensure_cached` flushes before it is done. One request is flushed once, but one for a whole
 /// device takes hours, and what is lost with the power should be minutes. A flush for each window, which the threshold
@@ -22,7 +35,7 @@ const SCAN_BLOCKS: u64 = 1 << 18;
 
 /// The windows of a range that are still to be cached, shared by those who work on them.
 #[derive(Debug)]
-pub(super) struct Windows {
+struct Windows {
     window_blocks: u64,
     state: Lock<WindowsState>,
 }
@@ -34,7 +47,7 @@ struct WindowsState {
 }
 
 impl Windows {
-    pub(super) fn new(range: Run, window_blocks: u64) -> Self {
+    fn new(range: Run, window_blocks: u64) -> Self {
         Self {
             window_blocks,
             state: Lock::new(WindowsState {
@@ -74,7 +87,7 @@ impl Windows {
         });
     }
 
-    pub(super) fn result(self) -> GibbloxResult<()> {
+    fn result(self) -> GibbloxResult<()> {
         match self.state.with(|state| state.failed.take()) {
             Some((_, error)) => Err(error),
             None => Ok(()),
@@ -87,8 +100,26 @@ where
     S: BlockReader,
     C: CacheOps,
 {
+    /// Whether all of `range` is valid.
+    pub(super) fn is_valid(&self, range: Run) -> bool {
+        self.file.state_at(range) == (State::Valid, range)
+    }
+
+    /// Caches what is missing of `range`, several windows at once.
+    pub(super) async fn cache_range(&self, range: Run, ctx: ReadContext) -> GibbloxResult<()> {
+        let windows = Windows::new(range, self.window_blocks());
+        let most = range.blocks().div_ceil(self.window_blocks());
+        let mut workers: FuturesUnordered<_> = (0..most
+            .min(u64::from(self.config.windows_at_once())))
+            .map(|_| self.cache_windows(range, &windows, ctx))
+            .collect();
+        while workers.next().await.is_some() {}
+        drop(workers);
+        windows.result()
+    }
+
     /// Caches one window after another until none is left or one failed.
-    pub(super) async fn cache_windows(&self, range: Run, windows: &Windows, ctx: ReadContext) {
+    async fn cache_windows(&self, range: Run, windows: &Windows, ctx: ReadContext) {
         let mut buf = Vec::new();
         while let Some(window) = windows.next(|run| self.file.state_at(run)) {
             if let Err(error) = self.cache_window(range, window, &mut buf, ctx).await {

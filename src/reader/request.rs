@@ -4,9 +4,10 @@
 //!
 //! Each round ends: a leader waits for the source and the backend only, a follower for its leader (I3). And rounds end:
 //! a part comes back only where a valid block was dropped, which the next round fetches; where a leader failed or was
-//! dropped, of which there are finitely many; where enough fetches were begun already; or to be fetched *directly*,
-//! without a claim, because the backend would not keep or return what a leader had fetched. Without that last way out
-//! many readers of one block over a dead backend would fetch it one after another, each the follower of the one before.
+//! dropped, of which there are finitely many; or to be fetched *directly*, without a claim, because the backend would
+//! not keep or return what a leader had fetched, or because blocks were dropped each time the part was read. Without
+//! that last way out many readers of one block over a dead backend would fetch it one after another, each the follower
+//! of the one before, and a reader beside a bad sector might never have done.
 
 use gibblox_core::{BlockReader, GibbloxError, GibbloxResult, ReadContext};
 
@@ -14,6 +15,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use smallvec::{SmallVec, smallvec};
 
 use crate::backend::CacheOps;
+use crate::file::{Looked, NotValid};
 use crate::flight::{Claim, Follow, Outcome};
 use crate::run::Run;
 
@@ -24,9 +26,14 @@ struct Part<'b> {
     run: Run,
     buf: &'b mut [u8],
     way: Way,
+    /// How often it was read while blocks were dropped, so that nothing was certain.
+    unsettled: u8,
 }
 
-/// Parts of a request, in order. Mostly one.
+/// After so many times a part is read from the source alone.
+const MOST_UNSETTLED: u8 = 3;
+
+/// Parts of a request. Mostly one.
 type Parts<'b> = SmallVec<[Part<'b>; 1]>;
 
 /// How a part may be served.
@@ -44,15 +51,15 @@ enum Role<'t> {
     Direct,
 }
 
-/// Parts of a request with what they wait for. Mostly one.
-type Tasks<'t, 'b> = SmallVec<[(Role<'t>, Part<'b>); 1]>;
-
 impl Role<'_> {
     /// Whether the source is asked, and not somebody else or the backend.
     const fn fetches(&self) -> bool {
         matches!(self, Role::Claimed(Claim::Lead(_)) | Role::Direct)
     }
 }
+
+/// Parts with what they wait for. Mostly one.
+type Tasks<'t, 'b> = SmallVec<[(Role<'t>, Part<'b>); 1]>;
 
 /// How serving a part ended.
 enum Served<'b> {
@@ -63,6 +70,26 @@ enum Served<'b> {
         lba: u64,
         error: GibbloxError,
     },
+}
+
+/// What of a request is still to be served. Both are stacks, since a round takes no more than it begins to fetch.
+#[derive(Default)]
+struct Waiting<'b> {
+    claim: Parts<'b>,
+    direct: Parts<'b>,
+}
+
+impl<'b> Waiting<'b> {
+    fn push(&mut self, part: Part<'b>) {
+        match part.way {
+            Way::Claim => self.claim.push(part),
+            Way::Direct => self.direct.push(part),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.claim.is_empty() && self.direct.is_empty()
+    }
 }
 
 impl<S, C> CachedBlockReader<S, C>
@@ -80,29 +107,42 @@ where
         ctx: ReadContext,
     ) -> GibbloxResult<()> {
         self.file.open_unless_busy().await;
-        let mut parts = Parts::new();
-        parts.push(Part {
+        let mut waiting = Waiting::default();
+        waiting.push(Part {
             run,
             buf,
             way: Way::Claim,
+            unsettled: 0,
         });
-        while !parts.is_empty() {
-            parts = self.round(parts, ctx).await?;
+        let mut fetched = false;
+        let mut result = Ok(());
+        while result.is_ok() && !waiting.is_empty() {
+            let tasks = self.assign(&mut waiting);
+            fetched |= tasks.iter().any(|(role, _)| role.fetches());
+            result = self.round(tasks, &mut waiting, ctx).await;
         }
-        Ok(())
+        if fetched {
+            // Once for a request, and last: whoever follows one of its fetches does not wait for the flush. It is
+            // counted and logged where it fails, and the bytes are in the buffer.
+            let _ = self.flush_where_due(self.flush_gate.due()).await;
+        }
+        result
     }
 
-    /// Serves `parts` side by side; returns what has to go through another round.
+    /// Works on `tasks` side by side; what has to go through another round is waiting again.
     ///
-    /// Where parts fail the others are finished first: their bytes are fetched by then, others wait for them, and it
+    /// Where tasks fail the others are finished first: their bytes are fetched by then, others wait for them, and it
     /// is not their failure. The error is that of the first block.
-    async fn round<'b>(&self, parts: Parts<'b>, ctx: ReadContext) -> GibbloxResult<Parts<'b>> {
-        let (mut tasks, mut again) = self.assign(parts);
-        let fetches = tasks.iter().any(|(role, _)| role.fetches());
+    async fn round<'b>(
+        &self,
+        mut tasks: Tasks<'_, 'b>,
+        waiting: &mut Waiting<'b>,
+        ctx: ReadContext,
+    ) -> GibbloxResult<()> {
         let mut failed: Option<(u64, GibbloxError)> = None;
         let mut end = |served| match served {
             Served::Done => {}
-            Served::Again(parts) => again.extend(parts),
+            Served::Again(parts) => parts.into_iter().for_each(|part| waiting.push(part)),
             Served::Failed { lba, error } => {
                 if failed.as_ref().is_none_or(|(first, _)| lba < *first) {
                     failed = Some((lba, error));
@@ -124,73 +164,53 @@ where
                 end(served);
             }
         }
-        if fetches {
-            // Only now: whoever follows one of these fetches does not wait for the flush. It was counted and logged
-            // where it failed, and the bytes are in the buffer.
-            let _ = self.flush_where_due(self.flush_gate.due()).await;
-        }
-        if let Some((_, error)) = failed {
-            return Err(error);
-        }
-        again.sort_by_key(|part| part.run.start());
-        Ok(again)
+        failed.map_or(Ok(()), |(_, error)| Err(error))
     }
 
-    /// Claims what of `parts` is to be claimed, and divides the buffers accordingly. What could not be claimed yet,
-    /// because enough fetches are begun, is for another round.
-    fn assign<'t, 'b>(&'t self, parts: Parts<'b>) -> (Tasks<'t, 'b>, Parts<'b>) {
-        let wanted = parts
-            .iter()
-            .filter(|part| part.way == Way::Claim)
-            .map(|part| part.run);
+    /// Takes as much of what is waiting as may be fetched at once: what is to be read directly, then what can be
+    /// claimed.
+    fn assign<'t, 'b>(&'t self, waiting: &mut Waiting<'b>) -> Tasks<'t, 'b> {
         let most = usize::try_from(self.config.fetches_at_once()).unwrap_or(usize::MAX);
+        let mut tasks = Tasks::new();
+        let keep = waiting.direct.len().saturating_sub(most);
+        for part in waiting.direct.drain(keep..) {
+            tasks.push((Role::Direct, part));
+        }
+        let wanted = waiting.claim.iter().rev().map(|part| part.run);
         let claims = self
             .flights
-            .claim(wanted, most, |run| self.file.state_at(run));
-        let mut claims = claims.into_iter();
-        let mut tasks = Tasks::new();
-        let mut later = Parts::new();
-        for part in parts {
-            if part.way == Way::Direct {
-                tasks.push((Role::Direct, part));
-                continue;
-            }
-            let mut rest = Some(part);
-            while let Some(part) = rest.take() {
-                let Some(claim) = claims.next() else {
-                    later.push(part);
-                    break;
-                };
-                let (part, behind) = self.split(part, claim.run().end());
-                tasks.push((Role::Claimed(claim), part));
-                rest = behind;
-            }
+            .claim(wanted, most - tasks.len(), |run| self.file.state_at(run));
+        for claim in claims {
+            let Some(part) = waiting.claim.pop() else {
+                break;
+            };
+            let (part, behind) = self.split(part, claim.run().end());
+            waiting.claim.extend(behind);
+            tasks.extend(part.map(|part| (Role::Claimed(claim), part)));
         }
-        (tasks, later)
+        tasks
     }
 
-    /// `part` up to the block `lba`, and what is behind.
-    fn split<'b>(&self, part: Part<'b>, lba: u64) -> (Part<'b>, Option<Part<'b>>) {
-        let Part { run, buf, way } = part;
-        let Some(behind) = run.from(lba) else {
-            return (Part { run, buf, way }, None);
-        };
-        let Some(front) = Run::new(run.start(), behind.start()) else {
-            return (Part { run, buf, way }, None);
-        };
-        let (buf, rest) = buf.split_at_mut(self.geometry.len_bytes(front.blocks()));
-        (
-            Part {
-                run: front,
+    /// What of `part` is in front of the block `lba`, and what is behind.
+    fn split<'b>(&self, part: Part<'b>, lba: u64) -> (Option<Part<'b>>, Option<Part<'b>>) {
+        let Part {
+            run,
+            buf,
+            way,
+            unsettled,
+        } = part;
+        let front = run.first_until(lba);
+        let blocks = front.map_or(0, Run::blocks);
+        let (front_buf, behind_buf) = buf.split_at_mut(self.geometry.len_bytes(blocks));
+        let part = |run: Option<Run>, buf| {
+            run.map(|run| Part {
+                run,
                 buf,
                 way,
-            },
-            Some(Part {
-                run: behind,
-                buf: rest,
-                way,
-            }),
-        )
+                unsettled,
+            })
+        };
+        (part(front, front_buf), part(run.from(lba), behind_buf))
     }
 
     async fn serve<'b>(&self, role: Role<'_>, part: Part<'b>, ctx: ReadContext) -> Served<'b> {
@@ -203,32 +223,34 @@ where
                     Err(error) => part.failed(error),
                 }
             }
-            Role::Claimed(Claim::Follow(follow)) => self.follow(follow, part, ctx).await,
+            Role::Claimed(Claim::Follow(follow)) => self.follow(follow, part).await,
             Role::Direct => self.read_direct(part, ctx).await,
         }
     }
 
-    /// Reads a part that is valid; what turns out not to be goes again, on the way `otherwise`.
+    /// Reads a part that was valid; what turns out not to be goes again, on the way `otherwise`.
     async fn read_cached<'b>(&self, part: Part<'b>, otherwise: Way) -> Served<'b> {
-        let unreadable = self.file.read(part.run, part.buf).await;
+        let mut unsettled = part.unsettled;
+        let (bad, way) = match self.file.read(part.run, part.buf).await {
+            Ok(Looked { bad, settled: true }) => (bad, otherwise),
+            Err(NotValid) => (smallvec![part.run], otherwise),
+            Ok(Looked { bad, .. }) => {
+                unsettled += 1;
+                let direct = unsettled == MOST_UNSETTLED;
+                (bad, if direct { Way::Direct } else { Way::Claim })
+            }
+        };
         let mut rest = Some(part);
         let mut again = Parts::new();
-        for run in unreadable {
-            let Some(part) = rest.take() else {
-                break;
-            };
-            let (front, behind) = self.split(part, run.start());
-            let bad = if front.run.end() <= run.start() {
-                behind
-            } else {
-                Some(front)
-            };
-            if let Some(bad) = bad {
-                let (mut bad, behind) = self.split(bad, run.end());
-                bad.way = otherwise;
-                again.push(bad);
-                rest = behind;
-            }
+        for run in bad {
+            let (_, behind) = rest.map_or((None, None), |rest| self.split(rest, run.start()));
+            let (bad, behind) = behind.map_or((None, None), |rest| self.split(rest, run.end()));
+            again.extend(bad.map(|bad| Part {
+                way,
+                unsettled,
+                ..bad
+            }));
+            rest = behind;
         }
         if again.is_empty() {
             Served::Done
@@ -237,13 +259,13 @@ where
         }
     }
 
-    async fn follow<'b>(&self, follow: Follow, part: Part<'b>, ctx: ReadContext) -> Served<'b> {
+    async fn follow<'b>(&self, follow: Follow, part: Part<'b>) -> Served<'b> {
         let shares_fate = follow.shares_fate();
         match follow.outcome().await {
             Some(Outcome::Published) => self.read_cached(part, Way::Direct).await,
-            Some(Outcome::Unstored(_)) => self.read_direct(part, ctx).await,
             Some(Outcome::Failed(error)) if shares_fate => part.failed(error),
-            Some(Outcome::Failed(_)) | None => part.again(),
+            Some(Outcome::Unstored(_)) => part.again(Way::Direct),
+            Some(Outcome::Failed(_)) | None => part.again(Way::Claim),
         }
     }
 
@@ -257,8 +279,8 @@ where
 }
 
 impl<'b> Part<'b> {
-    fn again(self) -> Served<'b> {
-        Served::Again(smallvec![self])
+    fn again(self, way: Way) -> Served<'b> {
+        Served::Again(smallvec![Part { way, ..self }])
     }
 
     fn failed(self, error: GibbloxError) -> Served<'b> {

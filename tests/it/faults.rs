@@ -264,6 +264,37 @@ fn whatever_immediate_backend_call_fails_reads_of_a_healthy_source_are_right() {
     try_every_backend_call(|backend| Immediate(Arc::clone(backend)));
 }
 
+/// A call that panics takes its own step with it and nothing else.
+fn try_every_backend_panic<C: CacheOps>(wrap: impl Fn(&Arc<Backend>) -> C) {
+    let (calls, _) = healthy_calls();
+    for index in 0..calls.len() {
+        let (source, backend) = (Source::new(9, BLOCK, BLOCKS), Backend::new());
+        backend.fail(move |call| (call.index == index).then_some(BackendFault::Panic));
+        let (ends, reader) = play(&source, || wrap(&backend));
+        let mut panicked = 0;
+        let mut opened = true;
+        for (step, end) in ends {
+            match end {
+                End::Done(Ok(())) => opened = true,
+                End::Panic => {
+                    panicked += 1;
+                    opened = step != Step::Open;
+                }
+                End::NoReader => assert!(!opened, "call {index}, {step:?}"),
+                End::Done(Err(error)) => panic!("call {index}: {step:?} failed with {error}"),
+            }
+        }
+        assert_eq!(panicked, 1, "call {index}");
+        check_healed(reader, &backend, &source);
+    }
+}
+
+#[test]
+fn whatever_backend_call_panics_the_others_go_on() {
+    try_every_backend_panic(Arc::clone);
+    try_every_backend_panic(|backend| Immediate(Arc::clone(backend)));
+}
+
 #[test]
 fn a_disk_of_any_size_is_a_cache_or_none_but_never_in_the_way() {
     let (source, backend) = (Source::new(9, BLOCK, BLOCKS), Backend::new());

@@ -1,6 +1,7 @@
 //! When the backend is flushed, who waits for it, and what a flush that failed or was dropped leaves behind.
 
 use crate::support::backend::{self, Op};
+use crate::support::files::file_of_published;
 use crate::support::gate::Mode;
 use crate::support::{
     Backend, Poller, Reader, Source, cache_blocks, check_read, finish, open, open_with, read,
@@ -323,4 +324,30 @@ fn what_was_written_needs_no_flush_to_be_found_by_the_next_process() {
     source.forget();
     check_read(&next, &source, 7, 200);
     assert_eq!(source.reads(), []);
+}
+
+#[test]
+fn in_a_file_without_checksums_a_flush_that_failed_takes_back_what_was_read_and_written() {
+    let source = Source::new(11, BLOCK, 400);
+    let backend = Backend::with_bytes(file_of_published(&source, 0..6));
+    let reader = open(&source, &backend);
+    check_read(&reader, &source, 0, 3);
+    check_read(&reader, &source, 8, 2);
+    backend.fail_all(Op::Flush);
+    finish(reader.flush_cache()).unwrap_err();
+    backend.heal();
+    assert_eq!(
+        finish(reader.get_stats()).cached_blocks,
+        3,
+        "nobody read these"
+    );
+    damage(&source, &backend, 1);
+    damage(&source, &backend, 8);
+    source.forget();
+    check_read(&reader, &source, 0, 10);
+    let mut fetched = source.reads();
+    fetched.sort_unstable();
+    assert_eq!(fetched, [(0, 3), (6, 4)]);
+    drop(reader);
+    check_read(&open(&source, &backend), &source, 0, 10);
 }

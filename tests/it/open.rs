@@ -2,11 +2,11 @@
 
 use crate::support::source::{self, Fault};
 use crate::support::{
-    Backend, Immediate, Reader, Source, cache_blocks, check_read, finish, open, read,
+    Backend, Immediate, Reader, Source, cache_blocks, check_read, finish, open, open_with, read,
 };
 use core::fmt;
 use gibblox_cache::{
-    CacheConfig, CachedBlockReader, MemoryCacheOps, cached_config_identity_string,
+    CacheConfig, CachedBlockReader, MemoryCacheOps, VerifyPolicy, cached_config_identity_string,
     cached_reader_identity_string, derive_cached_config_identity_id,
     derive_cached_reader_identity_id,
 };
@@ -276,6 +276,30 @@ fn two_readers_of_one_source_over_one_backend_serve_right_bytes() {
     }
     drop((one, two));
     check_read(&open(&source, &backend), &source, 0, BLOCKS);
+}
+
+#[test]
+fn a_reset_by_another_opener_is_noticed_where_every_read_is_compared() {
+    for other in [
+        Source::with_identity(2, BLOCK, BLOCKS, "source-2"),
+        Source::with_identity(2, BLOCK, BLOCKS, "a-longer-identity"),
+        Source::with_identity(2, BLOCK / 2, BLOCKS * 3, "source-2"),
+        Source::with_identity(2, BLOCK, 2, "s"),
+    ] {
+        let (source, backend) = filled();
+        let config = CacheConfig::new().with_verify(VerifyPolicy::OnEveryRead);
+        let reader = open_with(&source, &backend, config);
+        check_read(&reader, &source, 0, BLOCKS);
+        let resetting = open_with(&other, &backend, config);
+        check_read(&reader, &source, 0, BLOCKS);
+        for lba in 0..other.blocks() {
+            check_read(&resetting, &other, lba, 1);
+            check_read(&reader, &source, lba % BLOCKS, 1);
+        }
+        drop((reader, resetting));
+        check_read(&open(&source, &backend), &source, 0, BLOCKS);
+        check_read(&open(&other, &backend), &other, 0, other.blocks());
+    }
 }
 
 #[test]

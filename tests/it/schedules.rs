@@ -254,6 +254,12 @@ impl<C: CacheOps> World<'_, C> {
         }
         if self.may(Damage) {
             let (at, bit) = (rng.next(), rng.below(8));
+            if rng.chance(5) {
+                // Somebody else opened the file for a source of their own, and filled it.
+                let other = Source::new(at, self.source.block_size(), total);
+                let file = file_of_ours(&other, 0..total);
+                self.backend.edit(|bytes| *bytes = file);
+            }
             self.backend.edit(|bytes| {
                 if !bytes.is_empty() {
                     let at = at % bytes.len() as u64;

@@ -41,6 +41,8 @@ pub(crate) enum Fault {
     Garbage,
     /// With `Ok` and half of the bytes. What is no read fails as [`Torn`](Self::Torn).
     Short,
+    /// With a panic, after half of the work.
+    Panic,
 }
 
 /// What `set_len` does, and what a write past the end does.
@@ -267,6 +269,7 @@ impl CacheOps for Backend {
         count += self.read_half(behind, second);
         match fault {
             None => scribble(&mut out[count..]),
+            Some(Fault::Panic) => panic!("the backend panics in call {}", call.index),
             Some(Fault::Short) => {
                 count /= 2;
                 scribble(&mut out[count..]);
@@ -290,6 +293,7 @@ impl CacheOps for Backend {
         self.gate.pass(call).await;
         match fault {
             None => self.state().write(behind, second),
+            Some(Fault::Panic) => panic!("the backend panics in call {}", call.index),
             Some(fault) => {
                 if fault == Fault::Garbage {
                     self.state().write(behind, &vec![0xB6; second.len()])?;
@@ -302,8 +306,10 @@ impl CacheOps for Backend {
     async fn set_len(&self, len: u64) -> GibbloxResult<()> {
         let (call, fault) = self.begin(Op::SetLen, len, &[]);
         self.gate.pass(call).await;
-        if fault.is_some() {
-            return Err(error("cannot change the length"));
+        match fault {
+            None => {}
+            Some(Fault::Panic) => panic!("the backend panics in call {}", call.index),
+            Some(_) => return Err(error("cannot change the length")),
         }
         let mut state = self.state();
         if state.size != Size::Fixed {
@@ -318,6 +324,7 @@ impl CacheOps for Backend {
         self.gate.pass(call).await;
         match fault {
             None => Ok(()),
+            Some(Fault::Panic) => panic!("the backend panics in call {}", call.index),
             Some(_) => Err(error("cannot flush")),
         }
     }
@@ -346,7 +353,7 @@ impl CacheOps for Immediate {
     }
 
     fn read_now(&self, offset: u64, out: &mut [u8]) -> Option<GibbloxResult<usize>> {
-        let (_, fault) = self.0.begin(Op::Read, offset, out);
+        let (call, fault) = self.0.begin(Op::Read, offset, out);
         let count = self.0.read_half(offset, out);
         match fault {
             None => {
@@ -361,6 +368,7 @@ impl CacheOps for Immediate {
                 scribble(out);
                 Some(Err(error("cannot read")))
             }
+            Some(Fault::Panic) => panic!("the backend panics in call {}", call.index),
         }
     }
 
@@ -371,12 +379,13 @@ impl CacheOps for Immediate {
         let kept = match fault {
             None => data.to_vec(),
             Some(Fault::Error) => Vec::new(),
-            Some(Fault::Torn | Fault::Short) => data[..half].to_vec(),
+            Some(Fault::Torn | Fault::Short | Fault::Panic) => data[..half].to_vec(),
             Some(Fault::Garbage) => [&data[..half], &vec![0xB6; data.len() - half]].concat(),
         };
         let written = self.0.state().write(offset, &kept);
         Some(match fault {
             None => written,
+            Some(Fault::Panic) => panic!("the backend panics in call {}", call.index),
             Some(_) => Err(error("cannot write")),
         })
     }
