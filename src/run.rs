@@ -90,7 +90,7 @@ impl Run {
 mod tests {
     use super::*;
 
-    fn all() -> impl Iterator<Item = (Run, std::vec::Vec<u64>)> {
+    fn all() -> impl Iterator<Item = (Run, alloc::vec::Vec<u64>)> {
         (0..6).flat_map(|start| {
             (0..6).filter_map(move |end| {
                 Run::new(start, end).map(|run| (run, (start..end).collect()))
@@ -98,7 +98,7 @@ mod tests {
         })
     }
 
-    fn blocks_of(run: Option<Run>) -> std::vec::Vec<u64> {
+    fn blocks_of(run: Option<Run>) -> alloc::vec::Vec<u64> {
         run.map_or_else(Default::default, |run| (run.start()..run.end()).collect())
     }
 
@@ -107,14 +107,14 @@ mod tests {
         for (a, set_a) in all() {
             assert_eq!(a.blocks(), set_a.len() as u64);
             for cut in 0..7 {
-                let behind: std::vec::Vec<_> =
+                let behind: alloc::vec::Vec<_> =
                     set_a.iter().copied().filter(|lba| *lba >= cut).collect();
                 assert_eq!(blocks_of(a.from(cut)), behind);
-                let in_front: std::vec::Vec<_> =
+                let in_front: alloc::vec::Vec<_> =
                     set_a.iter().copied().filter(|lba| *lba < cut).collect();
                 assert_eq!(blocks_of(a.first_until(cut)), in_front);
                 assert_eq!(a.until(cut).end(), a.end().max(cut));
-                let first: std::vec::Vec<_> = set_a
+                let first: alloc::vec::Vec<_> = set_a
                     .iter()
                     .copied()
                     .take(usize::try_from(cut.max(1)).unwrap_or(1))
@@ -122,7 +122,7 @@ mod tests {
                 assert_eq!(blocks_of(Some(a.first(cut))), first);
             }
             for (b, set_b) in all() {
-                let both: std::vec::Vec<_> = set_a
+                let both: alloc::vec::Vec<_> = set_a
                     .iter()
                     .copied()
                     .filter(|lba| set_b.contains(lba))

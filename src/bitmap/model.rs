@@ -1,7 +1,7 @@
 //! Every interleaving of two threads, explored by a model checker.
 
+use alloc::sync::Arc;
 use loom::thread;
-use std::sync::Arc;
 
 use super::*;
 
@@ -60,5 +60,73 @@ fn neighbours_in_one_word_do_not_lose_each_other() {
         );
         assert_eq!(other.join().expect("no panic"), Published::Trusted(1));
         assert!(Run::new(0, 2).is_some_and(|both| validity.is_trusted(both)));
+    });
+}
+
+#[test]
+fn a_run_is_not_called_valid_for_a_block_that_was() {
+    loom::model(|| {
+        let validity = shared();
+        let block = Run::block(0);
+        validity.publish(block, validity.epoch());
+        let dropper = {
+            let validity = Arc::clone(&validity);
+            thread::spawn(move || validity.invalidate(block))
+        };
+        let (state, part) = validity.state_at(Run::new(0, 4).expect("not empty"));
+        assert!(
+            state == State::Missing || part == block,
+            "the others never were"
+        );
+        dropper.join().expect("no panic");
+    });
+}
+
+#[test]
+fn bytes_that_are_believed_were_not_being_overwritten() {
+    loom::model(|| {
+        let validity = shared();
+        let block = Run::block(0);
+        validity.publish(block, validity.epoch());
+        // 1: the source's bytes. 2: what a write that failed left behind.
+        let bytes = Arc::new(loom::sync::Mutex::new(1));
+        let dropper = {
+            let validity = Arc::clone(&validity);
+            thread::spawn(move || validity.invalidate(block))
+        };
+        let leader = {
+            let (validity, bytes) = (Arc::clone(&validity), Arc::clone(&bytes));
+            thread::spawn(move || {
+                if validity.count_valid(block) == 0 {
+                    *bytes.lock().expect("no panic") = 2;
+                }
+            })
+        };
+        let before = validity.changes();
+        if let Some(before) = before.filter(|_| validity.is_trusted(block)) {
+            let got = *bytes.lock().expect("no panic");
+            assert!(got == 1 || !validity.unchanged(before), "garbage is served");
+        }
+        dropper.join().expect("no panic");
+        leader.join().expect("no panic");
+    });
+}
+
+#[test]
+fn what_a_failed_flush_dropped_is_not_left_trusted() {
+    loom::model(|| {
+        let validity = shared();
+        let block = Run::block(0);
+        validity.publish(block, validity.epoch());
+        let flusher = {
+            let validity = Arc::clone(&validity);
+            thread::spawn(move || validity.drop_trusted())
+        };
+        validity.trust(block, validity.epoch());
+        flusher.join().expect("no panic");
+        let chunk = validity.chunk(0).expect("reserved");
+        let valid = chunk[0].load(Ordering::Acquire);
+        let trusted = chunk[WORDS].load(Ordering::Acquire);
+        assert_eq!(trusted & !valid, 0);
     });
 }

@@ -1,6 +1,6 @@
-use std::collections::BTreeSet;
-use std::vec;
-use std::vec::Vec;
+use alloc::collections::BTreeSet;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use super::*;
 

@@ -1,7 +1,7 @@
 //! Every interleaving of two threads, explored by a model checker.
 
+use alloc::sync::Arc;
 use loom::thread;
-use std::sync::Arc;
 
 use super::*;
 use crate::bitmap::Validity;

@@ -1,4 +1,4 @@
-use std::vec::Vec;
+use alloc::vec::Vec;
 
 use futures_util::FutureExt;
 use gibblox_core::GibbloxErrorKind;

@@ -368,12 +368,14 @@ fn a_file_may_shrink_under_a_reader() {
                     check_read(&reader, &source, 0, source.blocks());
                 }
                 backend.edit(|bytes| bytes.truncate(len));
-                // From the end, so that what is fetched again makes the file long again, with a hole in it.
+                // From the end, so that what is fetched again makes the file long again, with a hole in it: neither
+                // this process nor the next takes it for data.
+                check_read(&reader, &source, source.blocks() - 1, 1);
+                check_file(&backend.bytes(), &source);
                 for lba in (0..source.blocks()).rev() {
                     check_read(&reader, &source, lba, 1);
                 }
                 check_read(&reader, &source, 0, source.blocks());
-                check_file(&backend.bytes(), &source);
             }
         }
     }

@@ -18,6 +18,7 @@ mod cancel;
 mod contract;
 mod crash;
 mod dedup;
+mod disturbed;
 mod exchange;
 mod faults;
 mod flush;

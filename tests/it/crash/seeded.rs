@@ -80,7 +80,7 @@ fn no_image_of_a_file_that_changes_hands_on_a_sick_medium_serves_a_wrong_byte() 
             let owner = if rng.chance(50) { source } else { other };
             if rng.chance(25) {
                 disk.gate.once();
-                drop_after(run(&disk, owner, 1, &[Read(0, 1)]), 1 + rng.index(12));
+                drop_after(run(&disk, owner, 1, &[Read(0, 1)]), 1 + rng.index(24));
             } else {
                 run_side_by_side(&disk, owner, 1, rng);
             }
@@ -93,6 +93,19 @@ fn no_image_of_a_file_that_changes_hands_on_a_sick_medium_serves_a_wrong_byte() 
         }
     });
     println!("changing hands: {tally}");
+}
+
+#[test]
+fn no_reader_is_served_what_a_failed_flush_lost() {
+    for_seeds(1_500, |rng| {
+        let source = &small_sources()[rng.index(4)];
+        let disk = PowerCut::new(Vec::new());
+        // Healthy at first, so that there is something to lose.
+        run_side_by_side(&disk, source, 1, rng);
+        disk.sicken(rng);
+        run_side_by_side(&disk, source, 1, rng);
+        run_side_by_side(&disk, source, 1, rng);
+    });
 }
 
 /// One of the cuts of a run, rather one with much at stake.
@@ -129,7 +142,7 @@ fn try_larger(tally: &mut Tally, rng: &mut Rng) {
     for _ in 0..3 {
         if rng.chance(25) {
             disk.gate.once();
-            drop_after(run(&disk, source, 1, &[Read(0, 1)]), 1 + rng.index(12));
+            drop_after(run(&disk, source, 1, &[Read(0, 1)]), 1 + rng.index(24));
         }
         // A process hears of its own failed flushes only, so a medium that loses things has one process.
         let mut processes = 1 + rng.index(2);

@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use core::ops::Range;
 use gibblox_cache::CacheOps;
 use gibblox_core::{GibbloxError, GibbloxErrorKind, GibbloxResult};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -55,10 +55,12 @@ fn put(image: &mut Vec<u8>, offset: usize, data: &[u8]) {
     image[offset..end].copy_from_slice(data);
 }
 
-/// A flush that succeeded: how many changes there were when it was called, and when it returned.
-#[derive(Clone, Copy, Debug)]
+/// A flush that succeeded.
+#[derive(Clone, Debug)]
 struct Flushed {
-    covers: usize,
+    /// The changes whose calls were over when it was called. They are durable.
+    covers: Vec<usize>,
+    /// How many changes there were when it returned.
     at: usize,
 }
 
@@ -67,6 +69,8 @@ struct Journal {
     base: Vec<u8>,
     live: Vec<u8>,
     changes: Vec<Change>,
+    /// The changes that were made by calls which are not over yet.
+    acting: BTreeSet<usize>,
     flushes: Vec<Flushed>,
     /// The cuts of before a failed flush lost some changes; the base is what it left.
     past: Vec<Cut>,
@@ -79,19 +83,35 @@ impl Journal {
     fn cuts(&self) -> Vec<Cut> {
         let mut cuts = self.past.clone();
         let mut durable = self.base.clone();
-        let mut durable_changes = 0;
-        let ends = self.flushes.iter().map(|flush| (flush.at, flush.covers));
-        for (at, covers) in ends.chain([(self.changes.len(), 0)]) {
+        let mut pending: BTreeSet<usize> = (0..self.changes.len()).collect();
+        let end = Flushed {
+            covers: Vec::new(),
+            at: self.changes.len(),
+        };
+        for Flushed { covers, at } in self.flushes.iter().chain([&end]) {
+            let made = pending.range(..at).map(|index| &self.changes[*index]);
             cuts.push(Cut {
                 durable: durable.clone(),
-                pending: self.changes[durable_changes..at].to_vec(),
+                pending: made.cloned().collect(),
             });
-            for change in self.changes.get(durable_changes..covers).unwrap_or(&[]) {
-                change.apply(&mut durable);
+            for index in covers {
+                if pending.remove(index) {
+                    self.changes[*index].apply(&mut durable);
+                }
             }
-            durable_changes = durable_changes.max(covers);
         }
         cuts
+    }
+
+    /// Changes whenever a failed flush lost something.
+    fn losses(&self) -> usize {
+        self.past.len()
+    }
+
+    /// The changes whose calls are over.
+    fn over(&self) -> Vec<usize> {
+        let all = 0..self.changes.len();
+        all.filter(|index| !self.acting.contains(index)).collect()
     }
 
     /// Whether a flush fails. One that does may lose, of what is pending, what a loss of power could.
@@ -103,13 +123,14 @@ impl Journal {
             return false;
         }
         let loses = rng.chance(50);
-        let mut rng = rng.clone();
+        let mut rng = Rng::new(rng.next());
         // Another flush that is under way goes on to promise what it was called for.
         if loses && self.flushes_under_way == 0 {
             self.past = self.cuts();
             self.base = self.past[self.past.len() - 1].sample(&mut rng);
             self.live = self.base.clone();
             self.changes.clear();
+            self.acting.clear();
             self.flushes.clear();
         }
         true
@@ -150,6 +171,7 @@ impl PowerCut {
                 live: base.clone(),
                 base,
                 changes: Vec::new(),
+                acting: BTreeSet::new(),
                 flushes: Vec::new(),
                 past: Vec::new(),
                 flushes_under_way: 0,
@@ -178,12 +200,46 @@ impl PowerCut {
         lock(&self.journal).cuts()
     }
 
+    /// Waits, acts, and waits again. Dropped in between, the call is over, and what it did is done.
     async fn change(&self, change: Change) -> GibbloxResult<()> {
         self.gate.pass(()).await;
-        let mut journal = lock(&self.journal);
+        let acting = Acting::new(self, change);
+        self.gate.pass(()).await;
+        drop(acting);
+        Ok(())
+    }
+}
+
+/// A change that was made, by a call that is not over until this is dropped.
+struct Acting<'a> {
+    disk: &'a PowerCut,
+    index: usize,
+    losses: usize,
+}
+
+impl<'a> Acting<'a> {
+    fn new(disk: &'a PowerCut, change: Change) -> Self {
+        let mut journal = lock(&disk.journal);
+        let index = journal.changes.len();
         change.apply(&mut journal.live);
         journal.changes.push(change);
-        Ok(())
+        journal.acting.insert(index);
+        let losses = journal.losses();
+        Self {
+            disk,
+            index,
+            losses,
+        }
+    }
+}
+
+impl Drop for Acting<'_> {
+    fn drop(&mut self) {
+        let mut journal = lock(&self.disk.journal);
+        // After a loss the numbers begin again.
+        if journal.losses() == self.losses {
+            journal.acting.remove(&self.index);
+        }
     }
 }
 
@@ -219,7 +275,8 @@ impl CacheOps for PowerCut {
     }
 
     async fn flush(&self) -> GibbloxResult<()> {
-        let covers = lock(&self.journal).changes.len();
+        let covers = lock(&self.journal).over();
+        let losses = lock(&self.journal).losses();
         let under_way = UnderWay::new(self);
         self.gate.pass(()).await;
         drop(under_way);
@@ -229,6 +286,11 @@ impl CacheOps for PowerCut {
             return Err(error);
         }
         let at = journal.changes.len();
+        assert_eq!(
+            journal.losses(),
+            losses,
+            "nothing is lost under a flush that succeeds"
+        );
         journal.flushes.push(Flushed { covers, at });
         Ok(())
     }
