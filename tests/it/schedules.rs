@@ -164,7 +164,9 @@ impl<C: CacheOps> World<'_, C> {
             }
             (Wish::Ensure(lba, blocks), Got::Done(Ok(()))) => self.oracle.cache(lba, blocks),
             (Wish::Ensure(lba, blocks), Got::Done(Err(error))) => assert!(
-                is_own_error(living, lba, blocks, &error) || is_sick_backend(living, &error),
+                is_own_error(living, lba, blocks, &error)
+                    || is_sick_backend(living, &error)
+                    || (self.may(Damage) && error.message().is_some_and(is_about_damage)),
                 "{wish:?} failed with {error}, and bad were only {:?}",
                 living.bad
             ),
@@ -328,10 +330,17 @@ fn is_own_error(living: &Living, lba: u64, blocks: u64, error: &GibbloxError) ->
     bad.any(|lba| error.message() == Some(&bad_message(*lba)))
 }
 
+/// Nobody can keep blocks valid that are damaged as fast as they are stored.
+fn is_about_damage(message: &str) -> bool {
+    message.starts_with("blocks were dropped")
+}
+
 fn is_sick_backend(living: &Living, error: &GibbloxError) -> bool {
     let message = error.message().unwrap_or_default();
     // The second is what becomes of blocks of a file without checksums: the flush that failed was somebody else's.
-    let is_about_it = message.starts_with("backend: ") || message.starts_with("a flush failed");
+    let is_about_it = message.starts_with("backend: ")
+        || message.starts_with("a flush failed")
+        || is_about_damage(message);
     living.backend_sick && is_about_it
 }
 
