@@ -8,6 +8,8 @@
 //!
 //! The limit is a boxed future that copies from one vector: the trait boxes its futures, and the bytes have to be
 //! copied. Source: a device in memory; both caches hold all of it.
+//!
+//! `benches/peers` holds the same blocks in caches of another kind, `benches/instructions` counts what a clock cannot see.
 
 use gibblox_cache::MemoryCacheOps;
 use gibblox_cache_harness::{

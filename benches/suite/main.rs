@@ -12,8 +12,11 @@
 //! quartiles beside it. What is read is compared with what the device holds, so a bench is a test: it panics where a
 //! byte is wrong.
 //!
-//! Cache files lie in the directory for temporary files, or in `GIBBLOX_BENCH_DIR`. A flush of them is counted and not
-//! done: it would measure the disk, and the same disk for all.
+//! Beside this, and apart because of what they depend on: `benches/peers`, hits in other caches, and
+//! `benches/instructions`, how many instructions a read takes.
+//!
+//! Runs on Unix. Cache files lie in the directory for temporary files, or in `GIBBLOX_BENCH_DIR`. A flush of them is
+//! counted and not done, except where a row says so: it would measure the disk, and the same disk for all.
 
 #![allow(
     clippy::unwrap_used,
