@@ -14,9 +14,11 @@
 //!
 //! # Memory
 //!
-//! Words live in chunks that are allocated when the first block of a chunk becomes valid, so the memory follows what
-//! is cached, and a device of many terabytes costs a directory of pointers. A flat vector would be simpler, but opening
-//! a large device would be a matter of clearing memory, and a small machine would pay for what it never caches.
+//! The bits of each kind lie in chunks ([`words`]) that are allocated when the first block of a chunk becomes valid, or
+//! trusted, so the memory follows what is cached, and a device of many terabytes costs two directories of pointers. A
+//! flat vector would be simpler, but opening a large device would be a matter of clearing memory, and a small machine
+//! would pay for what it never caches. Both kinds in one chunk would be one look fewer for a hit; opening a cache that
+//! has a little of everything then took twice the memory, and a scan for valid blocks read what it did not want.
 //!
 //! # Orderings
 //!
@@ -35,29 +37,14 @@
 //!
 //! Epoch and count are a `usize` each; to be mistaken one would have to wrap within one fill or one read.
 
-use alloc::boxed::Box;
-use alloc::vec::Vec;
+mod words;
 
 use gibblox_core::GibbloxResult;
-use once_cell::race::OnceBox;
 
-use crate::error::out_of_memory;
 use crate::run::Run;
 use crate::sync::{AtomicUsize, Ordering, fence};
 
-/// Words of one kind in a chunk. Few in tests, which try all runs around the end of one.
-const WORDS: usize = if cfg!(test) { 2 } else { 256 };
-
-const WORD_BITS: u64 = usize::BITS as u64;
-
-/// Blocks that a chunk covers: 16 Ki where words have 64 bits.
-const CHUNK_BLOCKS: u64 = WORDS as u64 * WORD_BITS;
-
-/// Bytes of the file's bitmap that are looked at together; a multiple of a word's size.
-const LOAD_BYTES: usize = 64;
-
-/// Valid words, then trusted words.
-type Chunk = [AtomicUsize; 2 * WORDS];
+use words::{CHUNK_BYTES, Place, WORD_BITS, Words, first_place, places};
 
 /// Whether there is a bit in `bytes`, without stopping at each byte to look.
 pub(crate) fn any_set(bytes: &[u8]) -> bool {
@@ -96,7 +83,8 @@ pub(crate) enum Published {
 /// The valid and the trusted blocks of a device.
 pub(crate) struct Validity {
     total_blocks: u64,
-    chunks: Vec<OnceBox<Chunk>>,
+    valid: Words,
+    trusted: Words,
     epoch: AtomicUsize,
     changes: AtomicUsize,
 }
@@ -109,110 +97,22 @@ impl core::fmt::Debug for Validity {
     }
 }
 
-/// Where the bits of a part of a run lie: one word of one chunk.
-#[derive(Clone, Copy)]
-struct Place {
-    chunk: usize,
-    word: usize,
-    mask: usize,
-    /// The lba of the word's lowest bit.
-    first_lba: u64,
-}
-
-/// The directory has a chunk for every lba below the number of blocks, so its indices fit.
-const fn chunk_of(lba: u64) -> usize {
-    (lba / CHUNK_BLOCKS) as usize
-}
-
-const fn word_of(lba: u64) -> usize {
-    (lba % CHUNK_BLOCKS / WORD_BITS) as usize
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "a number of bits of a word"
-)]
-const fn bits(count: u64) -> u32 {
-    count as u32
-}
-
-/// The word that holds the first bits of `run`.
-#[inline]
-const fn first_place(run: Run) -> Place {
-    let first_lba = run.start() - run.start() % WORD_BITS;
-    let from = bits(run.start() - first_lba);
-    let room = usize::BITS - from;
-    let count = if run.blocks() < room as u64 {
-        bits(run.blocks())
-    } else {
-        room
-    };
-    Place {
-        chunk: chunk_of(run.start()),
-        word: word_of(run.start()),
-        mask: (usize::MAX >> (usize::BITS - count)) << from,
-        first_lba,
-    }
-}
-
-/// The words that hold the bits of `run`, in order.
-fn places(run: Run) -> impl Iterator<Item = Place> {
-    let mut rest = Some(run);
-    core::iter::from_fn(move || {
-        let run = rest?;
-        let place = first_place(run);
-        rest = run.from(place.first_lba.saturating_add(WORD_BITS));
-        Some(place)
-    })
-}
-
 impl Validity {
-    /// Nothing valid. Fails where there is no memory for the directory of chunks.
+    /// Nothing valid. Fails where there is no memory for the directories of chunks.
     pub(crate) fn new(total_blocks: u64) -> GibbloxResult<Self> {
-        let count = usize::try_from(total_blocks.div_ceil(CHUNK_BLOCKS))
-            .map_err(|_| out_of_memory("the validity bitmap"))?;
-        let mut chunks = Vec::new();
-        chunks
-            .try_reserve_exact(count)
-            .map_err(|_| out_of_memory("the validity bitmap"))?;
-        chunks.resize_with(count, OnceBox::new);
         Ok(Self {
             total_blocks,
-            chunks,
+            valid: Words::new(total_blocks)?,
+            trusted: Words::new(total_blocks)?,
             epoch: AtomicUsize::new(0),
             changes: AtomicUsize::new(0),
         })
     }
 
-    #[inline]
-    fn chunk(&self, index: usize) -> Option<&Chunk> {
-        self.chunks.get(index).and_then(OnceBox::get)
-    }
-
-    fn chunk_or_new(&self, index: usize) -> GibbloxResult<&Chunk> {
-        if let Some(chunk) = self.chunk(index) {
-            return Ok(chunk);
-        }
-        let no_memory = || out_of_memory("the validity bitmap");
-        self.chunks
-            .get(index)
-            .ok_or_else(no_memory)?
-            .get_or_try_init(|| {
-                let mut words = Vec::new();
-                words
-                    .try_reserve_exact(2 * WORDS)
-                    .map_err(|_| no_memory())?;
-                words.resize_with(2 * WORDS, || AtomicUsize::new(0));
-                Box::<Chunk>::try_from(words.into_boxed_slice()).map_err(|_| no_memory())
-            })
-    }
-
     /// Makes room for the bits of `run`, so that publishing it cannot fail.
     pub(crate) fn reserve(&self, run: Run) -> GibbloxResult<()> {
-        for chunk in chunk_of(run.start())..=chunk_of(run.end() - 1) {
-            self.chunk_or_new(chunk)?;
-        }
-        Ok(())
+        self.valid.reserve(run)?;
+        self.trusted.reserve(run)
     }
 
     /// Whether every block of `run` is valid and trusted. What its bytes are was written before.
@@ -227,78 +127,26 @@ impl Validity {
 
     #[inline]
     fn word_is_trusted(&self, place: Place) -> bool {
-        self.chunk(place.chunk).is_some_and(|chunk| {
-            let trusted = chunk[WORDS + place.word].load(Ordering::Acquire);
-            let valid = chunk[place.word].load(Ordering::Acquire);
-            trusted & valid & place.mask == place.mask
-        })
-    }
-
-    fn valid_word(&self, place: Place) -> usize {
-        self.chunk(place.chunk)
-            .map_or(0, |chunk| chunk[place.word].load(Ordering::Acquire))
+        self.trusted.at(place) & self.valid.at(place) & place.mask == place.mask
     }
 
     /// The state of the first block of `run`, and the longest beginning of `run` that shares it.
     pub(crate) fn state_at(&self, run: Run) -> (State, Run) {
-        let first = first_place(run);
-        let state = if self.valid_word(first) >> (run.start() - first.first_lba) & 1 == 0 {
-            State::Missing
-        } else {
-            State::Valid
-        };
-        // A word in which no block is in another state.
-        let same = match state {
-            State::Missing => 0,
-            State::Valid => usize::MAX,
-        };
-        let mut lba = run.start();
-        while lba < run.end() {
-            let Some(chunk) = self.chunk(chunk_of(lba)) else {
-                // A chunk that was never allocated has no valid block.
-                if state == State::Valid {
-                    break;
-                }
-                lba = (lba - lba % CHUNK_BLOCKS).saturating_add(CHUNK_BLOCKS);
-                continue;
-            };
-            let from = lba % WORD_BITS;
-            let other = (chunk[word_of(lba)].load(Ordering::Acquire) ^ same) >> from;
-            // Shifting filled the top with zeros, which are no blocks of this word.
-            let count = u64::from(other.trailing_zeros()).min(WORD_BITS - from);
-            lba = lba.saturating_add(count);
-            if count < WORD_BITS - from {
-                break;
-            }
-            // Whole words, as many as there are: this is all that a look at a large range costs.
-            if !lba.is_multiple_of(CHUNK_BLOCKS) {
-                let whole = chunk[word_of(lba)..WORDS]
-                    .iter()
-                    .take_while(|word| word.load(Ordering::Acquire) == same)
-                    .count();
-                lba = lba.saturating_add(whole as u64 * WORD_BITS);
-            }
-        }
-        // The first word may have changed since it told the state; of the first block it was true.
-        let part = Run::new(run.start(), lba.min(run.end())).unwrap_or(run.first(1));
+        let (valid, part) = self.valid.same_from(run);
+        let state = if valid { State::Valid } else { State::Missing };
         (state, part)
     }
 
     /// How many blocks of `run` are valid.
     pub(crate) fn count_valid(&self, run: Run) -> u64 {
         places(run)
-            .map(|place| u64::from((self.valid_word(place) & place.mask).count_ones()))
+            .map(|place| u64::from((self.valid.at(place) & place.mask).count_ones()))
             .sum()
     }
 
     /// How many blocks are valid.
     pub(crate) fn valid_blocks(&self) -> u64 {
-        self.chunks
-            .iter()
-            .filter_map(OnceBox::get)
-            .flat_map(|chunk| &chunk[..WORDS])
-            .map(|word| u64::from(word.load(Ordering::Acquire).count_ones()))
-            .sum()
+        self.valid.count()
     }
 
     /// Now, to be given to [`publish`](Self::publish) and [`trust`](Self::trust).
@@ -341,13 +189,9 @@ impl Validity {
     ///
     /// The caller has [reserved](Self::reserve) the run.
     pub(crate) fn publish(&self, run: Run, since: Epoch) -> Published {
-        let mut newly = 0;
-        for place in places(run) {
-            if let Some(chunk) = self.chunk(place.chunk) {
-                let before = chunk[place.word].fetch_or(place.mask, Ordering::AcqRel);
-                newly += u64::from((place.mask & !before).count_ones());
-            }
-        }
+        let newly = places(run)
+            .map(|place| u64::from(self.valid.set(place, place.mask).count_ones()))
+            .sum();
         if self.set_trusted(run, since) {
             Published::Trusted(newly)
         } else {
@@ -356,14 +200,17 @@ impl Validity {
     }
 
     /// Trusts `run`, whose bytes were read after `since` and match their checksums.
+    ///
+    /// Where there is no memory for it, they will be compared once more.
     pub(crate) fn trust(&self, run: Run, since: Epoch) {
+        if self.trusted.reserve(run).is_err() {
+            return;
+        }
         self.set_trusted(run, since);
         for place in places(run) {
-            if let Some(chunk) = self.chunk(place.chunk) {
-                let dropped = place.mask & !chunk[place.word].fetch_or(0, Ordering::AcqRel);
-                if dropped != 0 {
-                    chunk[WORDS + place.word].fetch_and(!dropped, Ordering::AcqRel);
-                }
+            let dropped = place.mask & !self.valid.latest(place);
+            if dropped != 0 {
+                self.trusted.clear(place, dropped);
             }
         }
     }
@@ -371,16 +218,12 @@ impl Validity {
     /// Sets the trusted bits, and takes them back where a flush failed since `since`.
     fn set_trusted(&self, run: Run, since: Epoch) -> bool {
         for place in places(run) {
-            if let Some(chunk) = self.chunk(place.chunk) {
-                chunk[WORDS + place.word].fetch_or(place.mask, Ordering::AcqRel);
-            }
+            self.trusted.set(place, place.mask);
         }
         let current = self.epoch() == since;
         if !current {
             for place in places(run) {
-                if let Some(chunk) = self.chunk(place.chunk) {
-                    chunk[WORDS + place.word].fetch_and(!place.mask, Ordering::AcqRel);
-                }
+                self.trusted.clear(place, place.mask);
             }
         }
         current
@@ -391,11 +234,8 @@ impl Validity {
         self.changing(|| {
             let mut dropped = 0;
             for place in places(run) {
-                if let Some(chunk) = self.chunk(place.chunk) {
-                    let before = chunk[place.word].fetch_and(!place.mask, Ordering::AcqRel);
-                    chunk[WORDS + place.word].fetch_and(!place.mask, Ordering::AcqRel);
-                    dropped += u64::from((before & place.mask).count_ones());
-                }
+                dropped += u64::from(self.valid.clear(place, place.mask).count_ones());
+                self.trusted.clear(place, place.mask);
             }
             dropped
         })
@@ -403,77 +243,47 @@ impl Validity {
 
     /// Trusts nothing any more: a flush failed, and nobody knows what the medium kept.
     pub(crate) fn distrust_all(&self) {
-        self.take_trusted(|_, _| ());
+        self.take_trusted(|_| ());
     }
 
     /// Makes everything that was trusted not valid: a flush failed, and there is nothing to compare with.
     pub(crate) fn drop_trusted(&self) {
-        self.take_trusted(|valid, trusted| {
-            valid.fetch_and(!trusted, Ordering::AcqRel);
-        });
+        // Valid before trusted, as everywhere: nothing is left trusted but not valid.
+        self.take_trusted(|place| _ = self.valid.clear(place, place.mask));
     }
 
-    fn take_trusted(&self, with: impl Fn(&AtomicUsize, usize)) {
+    fn take_trusted(&self, first: impl FnMut(Place)) {
         self.changing(|| {
             self.epoch.fetch_add(1, Ordering::AcqRel);
-            for chunk in self.chunks.iter().filter_map(OnceBox::get) {
-                let (valid, trusted) = chunk.split_at(WORDS);
-                for (valid, trusted) in valid.iter().zip(trusted) {
-                    // Valid before trusted, as everywhere: nothing is left trusted but not valid.
-                    with(valid, trusted.fetch_or(0, Ordering::AcqRel));
-                    trusted.store(0, Ordering::Release);
-                }
-            }
+            self.trusted.clear_all(first);
         });
     }
 
     /// Makes nothing valid.
     pub(crate) fn clear(&self) {
-        for chunk in self.chunks.iter().filter_map(OnceBox::get) {
-            let (valid, trusted) = chunk.split_at(WORDS);
-            for word in valid.iter().chain(trusted) {
-                word.store(0, Ordering::Release);
-            }
-        }
+        self.valid.clear_all(|_| ());
+        self.trusted.clear_all(|_| ());
     }
 
     /// Takes in the bytes of the file's bitmap from its byte `first_byte` on: set bits become valid, not trusted.
     ///
     /// `first_byte` is a multiple of a word's size. Bits of blocks from `limit` on do not count, and whether there
-    /// were any is returned.
+    /// were any is returned. Nothing else becomes valid meanwhile.
     pub(crate) fn load(&self, first_byte: u64, bytes: &[u8], limit: u64) -> GibbloxResult<bool> {
         let limit = limit.min(self.total_blocks);
         let mut ignored = false;
-        // Most of a large bitmap is mostly zero, and that is told many words at a time.
-        for (index, bytes) in bytes.chunks(LOAD_BYTES).enumerate() {
-            if any_set(bytes) {
-                let first_byte = first_byte + (index * LOAD_BYTES) as u64;
-                ignored |= self.load_words(first_byte, bytes, limit)?;
+        let mut at = first_byte;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let room = CHUNK_BYTES as u64 - at % CHUNK_BYTES as u64;
+            let room = usize::try_from(room).unwrap_or(rest.len());
+            let (piece, behind) = rest.split_at(room.min(rest.len()));
+            // Most of a large bitmap is mostly zero.
+            if any_set(piece) {
+                ignored |= self.valid.load(at * 8, piece, limit)?;
             }
-        }
-        Ok(ignored)
-    }
-
-    fn load_words(&self, first_byte: u64, bytes: &[u8], limit: u64) -> GibbloxResult<bool> {
-        let mut ignored = false;
-        let mut lba = first_byte * 8;
-        for piece in bytes.chunks(size_of::<usize>()) {
-            let mut word = [0; size_of::<usize>()];
-            for (to, from) in word.iter_mut().zip(piece) {
-                *to = *from;
-            }
-            let word = usize::from_le_bytes(word);
-            if word != 0 {
-                let counts = Run::new(lba, limit.min(lba + WORD_BITS))
-                    .and_then(|run| places(run).next())
-                    .map_or(0, |place| word & place.mask);
-                ignored |= counts != word;
-                if counts != 0 {
-                    self.chunk_or_new(chunk_of(lba))?[word_of(lba)]
-                        .fetch_or(counts, Ordering::AcqRel);
-                }
-            }
-            lba += WORD_BITS;
+            at += piece.len() as u64;
+            rest = behind;
         }
         Ok(ignored)
     }
@@ -486,7 +296,7 @@ impl Validity {
             return;
         };
         for place in places(covered) {
-            let mut word = self.valid_word(place);
+            let mut word = self.valid.at(place);
             if let Some(part) = extra.and_then(|run| {
                 Run::new(place.first_lba, place.first_lba.saturating_add(WORD_BITS))?.clip(run)
             }) {

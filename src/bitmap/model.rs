@@ -124,9 +124,7 @@ fn what_a_failed_flush_dropped_is_not_left_trusted() {
         };
         validity.trust(block, validity.epoch());
         flusher.join().expect("no panic");
-        let chunk = validity.chunk(0).expect("reserved");
-        let valid = chunk[0].load(Ordering::Acquire);
-        let trusted = chunk[WORDS].load(Ordering::Acquire);
-        assert_eq!(trusted & !valid, 0);
+        let place = first_place(block);
+        assert_eq!(validity.trusted.at(place) & !validity.valid.at(place), 0);
     });
 }
