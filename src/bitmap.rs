@@ -49,7 +49,7 @@ use words::{CHUNK_BYTES, Place, WORD_BITS, Words, first_place, places};
 /// Whether there is a bit in `bytes`, without stopping at each byte to look.
 pub(crate) fn any_set(bytes: &[u8]) -> bool {
     bytes
-        .chunks(64)
+        .chunks(1 << 10)
         .any(|chunk| chunk.iter().fold(0, |any, byte| any | byte) != 0)
 }
 

@@ -22,12 +22,13 @@ const WORDS: usize = match (cfg!(test), cfg!(target_pointer_width = "64")) {
 };
 
 pub(super) const WORD_BITS: u64 = usize::BITS as u64;
+const WORD_BYTES: usize = size_of::<usize>();
 
 /// Blocks that a chunk covers: 32 Ki where words have 64 bits, 8 Ki where they have 32.
 pub(super) const CHUNK_BLOCKS: u64 = WORDS as u64 * WORD_BITS;
 
 /// Bytes of the file's bitmap that a chunk holds.
-pub(super) const CHUNK_BYTES: usize = WORDS * size_of::<usize>();
+pub(super) const CHUNK_BYTES: usize = WORDS * WORD_BYTES;
 
 /// Words that are looked at together where nothing but all of them is of interest. Divides the words of a chunk.
 const TOGETHER: usize = 16;
@@ -127,11 +128,11 @@ impl Words {
         self.chunks.get(index).and_then(OnceBox::get)
     }
 
-    /// Chunk `index`, with `words` in it where it is not there yet; and whether that was so.
+    /// Chunk `index`, where it is not there yet with what `begin` puts at its beginning; and whether that was so.
     fn chunk_or(
         &self,
         index: usize,
-        words: impl Iterator<Item = usize>,
+        begin: impl FnOnce(&mut Vec<AtomicUsize>),
     ) -> GibbloxResult<(&Chunk, bool)> {
         let mut made = false;
         let chunk = self.chunks.get(index).ok_or_else(no_memory)?;
@@ -139,8 +140,8 @@ impl Words {
             made = true;
             let mut chunk = Vec::new();
             chunk.try_reserve_exact(WORDS).map_err(|_| no_memory())?;
-            chunk.extend(words.take(WORDS).map(AtomicUsize::new));
-            chunk.resize_with(WORDS, || AtomicUsize::new(0));
+            begin(&mut chunk);
+            chunk.resize_with(WORDS, AtomicUsize::default);
             Box::<Chunk>::try_from(chunk.into_boxed_slice()).map_err(|_| no_memory())
         })?;
         Ok((chunk, made))
@@ -150,7 +151,7 @@ impl Words {
     pub(super) fn reserve(&self, run: Run) -> GibbloxResult<()> {
         for index in chunk_of(run.start())..=chunk_of(run.end() - 1) {
             if self.chunk(index).is_none() {
-                self.chunk_or(index, core::iter::empty())?;
+                self.chunk_or(index, |_| ())?;
             }
         }
         Ok(())
@@ -259,28 +260,38 @@ impl Words {
     ///
     /// Nobody else sets bits meanwhile.
     pub(super) fn load(&self, first_lba: u64, bytes: &[u8], limit: u64) -> GibbloxResult<bool> {
+        let (whole, tail) = bytes.split_at(bytes.len() - bytes.len() % WORD_BYTES);
         let words = || {
-            let lbas = (first_lba..).step_by(usize::BITS as usize);
-            lbas.zip(bytes.chunks(size_of::<usize>()).map(word_of_bytes))
-        };
-        let counts = |lba| match limit.saturating_sub(lba) {
-            0 => 0,
-            blocks if blocks < WORD_BITS => (1 << blocks) - 1,
-            _ => usize::MAX,
+            let whole = whole.chunks_exact(WORD_BYTES).map(word_of_bytes);
+            whole.chain((!tail.is_empty()).then(|| word_of_bytes(tail)))
         };
         let all_count = limit.saturating_sub(first_lba) >= bytes.len() as u64 * 8;
-        let ignored = !all_count && words().any(|(lba, word)| word & !counts(lba) != 0);
+        let counts = |index: usize| {
+            let lba = first_lba + index as u64 * WORD_BITS;
+            match limit.saturating_sub(lba) {
+                0 => 0,
+                blocks if blocks < WORD_BITS => (1 << blocks) - 1,
+                _ => usize::MAX,
+            }
+        };
+        let counted = || words().enumerate().map(|(at, word)| word & counts(at));
 
-        let counted = words().map(|(lba, word)| word & counts(lba));
-        let index = chunk_of(first_lba);
-        let before = core::iter::repeat_n(0, word_of(first_lba));
+        let first = word_of(first_lba);
         // Mostly the chunk is not there yet, and is made of these words in one go.
-        let (chunk, made) = self.chunk_or(index, before.chain(counted.clone()))?;
+        let (chunk, made) = self.chunk_or(chunk_of(first_lba), |chunk| {
+            chunk.resize_with(first, AtomicUsize::default);
+            if all_count {
+                chunk.extend(words().map(AtomicUsize::new));
+            } else {
+                chunk.extend(counted().map(AtomicUsize::new));
+            }
+        })?;
         if !made {
-            for (to, word) in chunk[word_of(first_lba)..].iter().zip(counted) {
+            for (to, word) in chunk[first..].iter().zip(counted()) {
                 to.fetch_or(word, Ordering::AcqRel);
             }
         }
+        let ignored = !all_count && words().zip(counted()).any(|(all, counted)| all != counted);
         Ok(ignored)
     }
 
