@@ -152,6 +152,49 @@ impl Counter {
     }
 }
 
+/// A length of up to 64 bits that is read without a lock.
+#[cfg(target_has_atomic = "64")]
+#[derive(Debug, Default)]
+pub(crate) struct Length(core::sync::atomic::AtomicU64);
+
+#[cfg(target_has_atomic = "64")]
+impl Length {
+    #[inline]
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set(&self, len: u64) {
+        self.0.store(len, Ordering::Release);
+    }
+
+    pub(crate) fn at_least(&self, len: u64) {
+        if self.get() < len {
+            self.0.fetch_max(len, Ordering::AcqRel);
+        }
+    }
+}
+
+/// A length of up to 64 bits, for targets without 64-bit atomics.
+#[cfg(not(target_has_atomic = "64"))]
+#[derive(Debug, Default)]
+pub(crate) struct Length(SharedLock<u64>);
+
+#[cfg(not(target_has_atomic = "64"))]
+impl Length {
+    pub(crate) fn get(&self) -> u64 {
+        self.0.read(|len| *len)
+    }
+
+    pub(crate) fn set(&self, len: u64) {
+        self.0.write(|current| *current = len);
+    }
+
+    pub(crate) fn at_least(&self, len: u64) {
+        self.0.write(|current| *current = (*current).max(len));
+    }
+}
+
 /// How many copies of a counter there are, and each alone on its cache line where there are several cores.
 const SHARDS: usize = if cfg!(target_pointer_width = "64") {
     8

@@ -241,7 +241,8 @@ impl Words {
                 break;
             }
             // Many words at a time, as far as that goes: this is all that a look at a large range costs.
-            if (lba / WORD_BITS).is_multiple_of(TOGETHER as u64) && !lba.is_multiple_of(CHUNK_BLOCKS)
+            if (lba / WORD_BITS).is_multiple_of(TOGETHER as u64)
+                && !lba.is_multiple_of(CHUNK_BLOCKS)
             {
                 let together = chunk[word_of(lba)..]
                     .chunks_exact(TOGETHER)

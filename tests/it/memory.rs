@@ -111,3 +111,43 @@ fn several_threads_read_and_write_their_parts() {
         }
     });
 }
+
+#[test]
+fn neighbours_that_overwrite_one_piece_do_not_lose_each_other() {
+    const PART: usize = 3000;
+    for round in 0..300 {
+        let memory = Arc::new(MemoryCacheOps::new());
+        finish(memory.write_at(77, &[9; 3 * PART])).unwrap();
+        let barrier = Arc::new(Barrier::new(2));
+        let write = |part: usize| {
+            let (memory, barrier) = (Arc::clone(&memory), Arc::clone(&barrier));
+            move || {
+                barrier.wait();
+                let data = vec![part as u8; PART];
+                finish(memory.write_at(77 + (part * PART) as u64, &data)).unwrap();
+            }
+        };
+        let other = thread::spawn(write(2));
+        write(0)();
+        other.join().unwrap();
+        let bytes = bytes_at(&memory, 77, 3 * PART);
+        for (part, expected) in [(0, 0), (1, 9), (2, 2)] {
+            let part = &bytes[part * PART..][..PART];
+            assert!(part.iter().all(|byte| *byte == expected), "round {round}");
+        }
+    }
+}
+
+#[test]
+fn the_same_bytes_again_change_nothing_and_other_bytes_are_seen() {
+    let memory = MemoryCacheOps::new();
+    let mut expected: Vec<u8> = (0..300_000).map(|index| (index % 251) as u8).collect();
+    finish(memory.write_at(1001, &expected)).unwrap();
+    finish(memory.write_at(1001 + 70_000, &expected[70_000..200_000])).unwrap();
+    assert!(bytes_at(&memory, 1001, 300_000) == expected);
+    for at in [0, 4095, 123_456, 299_999] {
+        expected[at] ^= 0xFF;
+        finish(memory.write_at(1001 + at as u64, &expected[at..=at])).unwrap();
+        assert!(bytes_at(&memory, 1001, 300_000) == expected, "at {at}");
+    }
+}
