@@ -35,7 +35,7 @@
 mod open;
 
 use alloc::string::String;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use gibblox_core::{GibbloxError, GibbloxErrorKind, GibbloxResult};
 use smallvec::{SmallVec, smallvec};
@@ -76,6 +76,8 @@ pub(crate) struct CacheFile<C> {
     layout: Layout,
     hasher: BlockHasher,
     verify: VerifyPolicy,
+    /// Whether the backend has answered [`read_now`](CacheOps::read_now) before.
+    answers: AtomicBool,
     validity: Validity,
     mode: ModeCell,
     /// Held while the file is opened, so that it is opened once.
@@ -195,6 +197,7 @@ impl<C: CacheOps> CacheFile<C> {
             geometry,
             identity,
             verify,
+            answers: AtomicBool::new(false),
             mode: ModeCell::new(),
             opening: async_lock::Mutex::new(()),
             bitmap_writers: FlightTable::default(),
@@ -275,9 +278,20 @@ impl<C: CacheOps> CacheFile<C> {
 
     async fn ask(&self, offset: u64, out: &mut [u8]) -> GibbloxResult<usize> {
         match self.backend.read_now(offset, out) {
-            Some(answer) => answer,
+            Some(answer) => {
+                if !self.answers_at_once() {
+                    self.answers.store(true, Ordering::Relaxed);
+                }
+                answer
+            }
             None => self.backend.read_at(offset, out).await,
         }
+    }
+
+    /// Whether hits are likely to be answered at once. What opening found out; asking is right either way.
+    #[inline]
+    pub(crate) fn answers_at_once(&self) -> bool {
+        self.answers.load(Ordering::Relaxed)
     }
 
     /// What an answer says where anything but `asked` bytes is a failure.

@@ -22,11 +22,13 @@
 //! drop its fetch: it needs an executor, and a copy of every fetched byte.
 
 mod ahead;
+mod read;
 mod request;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
+use core::pin::Pin;
 
 use async_trait::async_trait;
 use gibblox_core::{BlockReader, GibbloxResult, ReadContext};
@@ -45,6 +47,7 @@ use crate::run::Run;
 use crate::stats::{CacheCounters, CacheStats, RequestCounts, ScrubReport};
 
 use ahead::{ATTEMPTS, dropped_again};
+use read::Read;
 
 /// A [`BlockReader`] that keeps what it fetched from `S` in a cache file on `C`.
 ///
@@ -447,33 +450,26 @@ where
     ///
     /// Where all blocks are trusted, one backend read into `buf`, no lock and no allocation beside the future. A
     /// missing run takes one source read into `buf`, one write of data, of checksums and of bits.
-    async fn read_blocks(
-        &self,
+    fn read_blocks<'a, 'b, 'f>(
+        &'a self,
         lba: u64,
-        buf: &mut [u8],
+        buf: &'b mut [u8],
         ctx: ReadContext,
-    ) -> GibbloxResult<usize> {
-        let Some(run) = self.geometry.request(lba, buf.len())? else {
-            return Ok(0);
-        };
-        let blocks = run.blocks();
-        if let Some(hit) = self.file.find_trusted(run) {
-            trace!(lba, blocks, "hit");
-            self.requests.add(buf, blocks, blocks);
-            let served = match self.file.read_hit_now(hit, buf) {
-                Some(served) => served,
-                None => self.file.read_hit(hit, buf).await,
-            };
-            if served {
-                return Ok(buf.len());
-            }
+    ) -> Pin<Box<dyn Future<Output = GibbloxResult<usize>> + Send + 'f>>
+    where
+        'a: 'f,
+        'b: 'f,
+        Self: 'f,
+    {
+        if self.file.answers_at_once() {
+            Box::pin(Read::Asked {
+                reader: self,
+                lba,
+                buf,
+                ctx,
+            })
         } else {
-            let hits = self.file.count_valid(run);
-            trace!(lba, blocks, hits, "not all trusted");
-            self.requests.add(buf, blocks, hits);
+            Box::pin(self.read_waiting(lba, buf, ctx))
         }
-        // Boxed, so that the future of a hit stays small.
-        Box::pin(self.fill(run, buf, ctx)).await?;
-        Ok(buf.len())
     }
 }

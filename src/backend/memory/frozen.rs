@@ -141,17 +141,37 @@ const fn unit_of(offset: u64) -> u64 {
     offset >> UNIT_BITS
 }
 
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "only the low digits count")]
+fn leaf_of(leaves: &[Once<Leaf>; FORK], unit: u64) -> Option<&Leaf> {
+    let leaf = leaves[unit as usize / LEAF % FORK].get();
+    leaf.map(|[leaf]| leaf)
+}
+
+impl Leaf {
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "only the low digits count")]
+    fn begins_in(&self, unit: u64) -> Option<&Piece> {
+        let piece = self.begins[unit as usize % LEAF].get();
+        piece.map(|[piece]| piece)
+    }
+}
+
 #[expect(
     clippy::cast_possible_truncation,
     reason = "units below the end fit, and each level takes the digits that are its own"
 )]
 impl Frozen {
+    /// What is known of the [`FORK`] leaves around `unit`.
+    #[inline]
+    fn leaves(&self, unit: u64) -> Option<&[Once<Leaf>; FORK]> {
+        let at = unit as usize / (LEAF * FORK);
+        self.roots.get(at / FORK)?.get()?[at % FORK].get()
+    }
+
     #[inline]
     fn leaf(&self, unit: u64) -> Option<&Leaf> {
-        let at = unit as usize / LEAF;
-        let forks = self.roots.get(at / (FORK * FORK))?.get()?;
-        let leaves = forks[at / FORK % FORK].get()?;
-        leaves[at % FORK].get().map(|[leaf]| leaf)
+        leaf_of(self.leaves(unit)?, unit)
     }
 
     fn leaf_or_new(&self, unit: u64) -> Option<&Leaf> {
@@ -164,8 +184,7 @@ impl Frozen {
     /// The piece that begins in `unit`.
     #[inline]
     fn begins_in(&self, unit: u64) -> Option<&Piece> {
-        let leaf = self.leaf(unit)?;
-        leaf.begins[unit as usize % LEAF].get().map(|[piece]| piece)
+        self.leaf(unit)?.begins_in(unit)
     }
 
     /// The piece that holds the byte at `offset`.
@@ -175,13 +194,18 @@ impl Frozen {
             return None;
         }
         let unit = unit_of(offset);
-        let leaf = self.leaf(unit)?;
+        let leaves = self.leaves(unit)?;
+        let leaf = leaf_of(leaves, unit)?;
         let slot = unit as usize % LEAF;
         let piece = match leaf.begins[slot].get() {
             Some([piece]) if piece.start <= offset => piece,
-            _ => match leaf.units_back[slot].load(Ordering::Acquire) {
+            _ => match u64::from(leaf.units_back[slot].load(Ordering::Acquire)) {
                 0 => return None,
-                back => self.begins_in(unit - u64::from(back))?,
+                // Mostly it begins not far away, and the way there is shorter.
+                back if unit as usize % (LEAF * FORK) >= back as usize => {
+                    leaf_of(leaves, unit - back)?.begins_in(unit - back)?
+                }
+                back => self.begins_in(unit - back)?,
             },
         };
         piece.holds(offset).then_some(piece)
