@@ -134,8 +134,16 @@ pub(crate) struct Scrubbed {
 /// A run that was found trusted, hence one backend read away.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hit {
-    offset: u64,
+    run: Run,
     before: Changes,
+}
+
+impl Hit {
+    /// What was found trusted.
+    #[inline]
+    pub(crate) const fn run(self) -> Run {
+        self.run
+    }
 }
 
 /// A [`Mode`] that is read without a lock.
@@ -366,16 +374,14 @@ impl<C: CacheOps> CacheFile<C> {
     pub(crate) fn find_trusted(&self, run: Run) -> Option<Hit> {
         // The order matters, and is the bitmap's: count, bits, bytes, count.
         let before = self.validity.changes()?;
-        self.is_trusted(run).then(|| Hit {
-            offset: self.layout.data_offset(run.start()),
-            before,
-        })
+        self.is_trusted(run).then_some(Hit { run, before })
     }
 
     /// Reads a hit where the backend can answer at once; `Some(false)` as in [`read_hit`](Self::read_hit).
     #[inline]
     pub(crate) fn read_hit_now(&self, hit: Hit, buf: &mut [u8]) -> Option<bool> {
-        let answer = self.backend.read_now(hit.offset, buf)?;
+        let offset = self.layout.data_offset(hit.run.start());
+        let answer = self.backend.read_now(offset, buf)?;
         Some(self.is_served(hit, buf.len(), answer))
     }
 
@@ -384,7 +390,8 @@ impl<C: CacheOps> CacheFile<C> {
     ///
     /// Cost: one backend read.
     pub(crate) async fn read_hit(&self, hit: Hit, buf: &mut [u8]) -> bool {
-        let answer = self.backend.read_at(hit.offset, buf).await;
+        let offset = self.layout.data_offset(hit.run.start());
+        let answer = self.backend.read_at(offset, buf).await;
         self.is_served(hit, buf.len(), answer)
     }
 
@@ -394,7 +401,8 @@ impl<C: CacheOps> CacheFile<C> {
             Ok(got) if got == asked => self.validity.unchanged(hit.before),
             answer => {
                 // Counted and logged; the blocks stay as they are until the long way fails too.
-                let _ = self.all_of(hit.offset, asked, answer);
+                let offset = self.layout.data_offset(hit.run.start());
+                let _ = self.all_of(offset, asked, answer);
                 false
             }
         }

@@ -47,7 +47,6 @@ use crate::run::Run;
 use crate::stats::{CacheCounters, CacheStats, RequestCounts, ScrubReport};
 
 use ahead::{ATTEMPTS, dropped_again};
-use read::Read;
 
 /// A [`BlockReader`] that keeps what it fetched from `S` in a cache file on `C`.
 ///
@@ -461,15 +460,6 @@ where
         'b: 'f,
         Self: 'f,
     {
-        if self.file.answers_at_once() {
-            Box::pin(Read::Asked {
-                reader: self,
-                lba,
-                buf,
-                ctx,
-            })
-        } else {
-            Box::pin(self.read_waiting(lba, buf, ctx))
-        }
+        self.read(lba, buf, ctx)
     }
 }

@@ -1,15 +1,19 @@
 //! One `read_blocks`: a hit as short as it can be, and the way to everything else.
 //!
 //! ```text
-//!   [`Read`]  Asked ── hit, and the backend answers at once ──► done
-//!               ├───── hit, and the backend has to be waited for ─┐
-//!               └───── not a hit: `fill` ─────────────────────────┴─► Waiting, boxed ──► done
+//!   asked ─┬─ all trusted, and the backend answers at once ─► Hit: one look, one copy ──► done
+//!          │                                                   └─ not so any more ──┐
+//!          ├─ all trusted, and the backend is waited for ────► `read_hit` ──────────┤
+//!          └─ anything else ─────────────────────────────────────────────────► `fill`
 //! ```
 //!
+//! Which way it goes is looked up when the read is asked for, so that its future has the size of its way; what was found
+//! holds as long as no block loses what it has ([`Hit`]), however late the future is polled. Nothing is counted, and
+//! nothing is read, before that.
+//!
 //! [`Read`] is written by hand since it is what a hit costs beside its copy. The trait boxes it, and a box is filled by
-//! copying, so what waits is not in it: an `async fn` is as large as the longest way through it, here four times as
-//! large, and making one took a quarter of the time of a hit of 4 KiB. Over a backend that does not answer at once every
-//! read waits, and [`CachedBlockReader::read_waiting`] is one box and not two.
+//! copying: an `async fn` is as large as the longest way through it, four times as large as this one, and making one
+//! took a quarter of the time of a hit of 4 KiB.
 
 use alloc::boxed::Box;
 use core::future::Future;
@@ -25,25 +29,18 @@ use crate::run::Run;
 
 use super::CachedBlockReader;
 
-/// What a read that has to wait ends with.
-type Waiting<'a> = Pin<Box<dyn Future<Output = GibbloxResult<usize>> + Send + 'a>>;
+/// What `read_blocks` returns.
+pub(super) type ReadBlocks<'a> = Pin<Box<dyn Future<Output = GibbloxResult<usize>> + Send + 'a>>;
 
-/// Whether a read is among the hits and misses yet.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Counted {
-    Yes,
-    No,
-}
-
-/// One read, as it was asked for or as it waits.
+/// A read that was found to be a hit.
 pub(super) enum Read<'a, S, C> {
-    Asked {
+    Hit {
         reader: &'a CachedBlockReader<S, C>,
-        lba: u64,
+        hit: Hit,
         buf: &'a mut [u8],
         ctx: ReadContext,
     },
-    Waiting(Waiting<'a>),
+    Waiting(ReadBlocks<'a>),
 }
 
 impl<S, C> Future for Read<'_, S, C>
@@ -57,25 +54,17 @@ where
         let this = self.get_mut();
         loop {
             match this {
-                Self::Asked {
+                Self::Hit {
                     reader,
-                    lba,
+                    hit,
                     buf,
                     ctx,
                 } => {
-                    let run = match reader.geometry.request(*lba, buf.len()) {
-                        Ok(Some(run)) => run,
-                        Ok(None) => return Poll::Ready(Ok(0)),
-                        Err(error) => return Poll::Ready(Err(error)),
-                    };
-                    let waiting = if let Some(hit) = reader.find_hit(run, buf) {
-                        match reader.file.read_hit_now(hit, buf) {
-                            Some(true) => return Poll::Ready(Ok(buf.len())),
-                            Some(false) => reader.fill_waiting(run, Counted::Yes, buf, *ctx),
-                            None => reader.hit_waiting(run, hit, buf, *ctx),
-                        }
-                    } else {
-                        reader.fill_waiting(run, Counted::No, buf, *ctx)
+                    reader.count_hit(*hit, buf);
+                    let waiting = match reader.file.read_hit_now(*hit, buf) {
+                        Some(true) => return Poll::Ready(Ok(buf.len())),
+                        Some(false) => reader.fill_waiting(*hit, buf, *ctx),
+                        None => reader.hit_waiting(*hit, buf, *ctx),
                     };
                     *this = Self::Waiting(waiting);
                 }
@@ -90,83 +79,98 @@ where
     S: BlockReader,
     C: CacheOps,
 {
-    /// Whether a read of `run` into `buf` is a plain hit, which is counted then.
+    /// The future of a read, as large as what it is going to do.
     #[inline]
-    pub(super) fn find_hit(&self, run: Run, buf: &[u8]) -> Option<Hit> {
-        let hit = self.file.find_trusted(run)?;
-        let blocks = run.blocks();
-        trace!(lba = run.start(), blocks, "hit");
-        self.requests.add(buf, blocks, blocks);
-        Some(hit)
+    pub(super) fn read<'a>(
+        &'a self,
+        lba: u64,
+        buf: &'a mut [u8],
+        ctx: ReadContext,
+    ) -> ReadBlocks<'a> {
+        let request = self.geometry.request(lba, buf.len());
+        let hit = match request {
+            Ok(Some(run)) => self.file.find_trusted(run),
+            _ => None,
+        };
+        match hit {
+            Some(hit) if self.file.answers_at_once() => Box::pin(Read::Hit {
+                reader: self,
+                hit,
+                buf,
+                ctx,
+            }),
+            Some(hit) => self.hit_to_count(hit, buf, ctx),
+            None => self.fill_to_count(request, buf, ctx),
+        }
     }
 
+    #[inline]
+    fn count_hit(&self, hit: Hit, buf: &[u8]) {
+        let (lba, blocks) = (hit.run().start(), hit.run().blocks());
+        trace!(lba, blocks, "hit");
+        self.requests.add(buf, blocks, blocks);
+    }
+
+    /// A hit that the backend is waited for.
+    fn hit_to_count<'a>(&'a self, hit: Hit, buf: &'a mut [u8], ctx: ReadContext) -> ReadBlocks<'a> {
+        Box::pin(async move {
+            self.count_hit(hit, buf);
+            self.read_hit(hit, buf, ctx).await
+        })
+    }
+
+    /// A hit that the backend is waited for, after all.
     #[cold]
     fn hit_waiting<'a>(
         &'a self,
-        run: Run,
         hit: Hit,
         buf: &mut &'a mut [u8],
         ctx: ReadContext,
-    ) -> Waiting<'a> {
-        Box::pin(self.read_hit(run, hit, core::mem::take(buf), ctx))
+    ) -> ReadBlocks<'a> {
+        Box::pin(self.read_hit(hit, core::mem::take(buf), ctx))
     }
 
+    /// A hit that was none.
     #[cold]
     fn fill_waiting<'a>(
         &'a self,
-        run: Run,
-        counted: Counted,
+        hit: Hit,
         buf: &mut &'a mut [u8],
         ctx: ReadContext,
-    ) -> Waiting<'a> {
+    ) -> ReadBlocks<'a> {
         let buf = core::mem::take(buf);
         Box::pin(async move {
-            if counted == Counted::No {
-                self.count(run, buf);
-            }
+            self.fill(hit.run(), buf, ctx).await?;
+            Ok(buf.len())
+        })
+    }
+
+    /// What is no hit.
+    fn fill_to_count<'a>(
+        &'a self,
+        request: GibbloxResult<Option<Run>>,
+        buf: &'a mut [u8],
+        ctx: ReadContext,
+    ) -> ReadBlocks<'a> {
+        Box::pin(async move {
+            let Some(run) = request? else {
+                return Ok(0);
+            };
+            let (lba, blocks) = (run.start(), run.blocks());
+            let hits = self.file.count_valid(run);
+            trace!(lba, blocks, hits, "not all trusted");
+            self.requests.add(buf, blocks, hits);
             self.fill(run, buf, ctx).await?;
             Ok(buf.len())
         })
     }
 
-    /// Counts a read of `run` into `buf` that is no plain hit.
-    fn count(&self, run: Run, buf: &[u8]) {
-        let (lba, blocks) = (run.start(), run.blocks());
-        let hits = self.file.count_valid(run);
-        trace!(lba, blocks, hits, "not all trusted");
-        self.requests.add(buf, blocks, hits);
-    }
-
     /// Reads a hit, or fills where that fails.
-    async fn read_hit(
-        &self,
-        run: Run,
-        hit: Hit,
-        buf: &mut [u8],
-        ctx: ReadContext,
-    ) -> GibbloxResult<usize> {
+    async fn read_hit(&self, hit: Hit, buf: &mut [u8], ctx: ReadContext) -> GibbloxResult<usize> {
         if !self.file.read_hit(hit, buf).await {
             // Boxed, so that the future of a hit stays small.
-            Box::pin(self.fill(run, buf, ctx)).await?;
+            Box::pin(self.fill(hit.run(), buf, ctx)).await?;
         }
-        Ok(buf.len())
-    }
-
-    /// [`Read`] for a backend that does not answer at once.
-    pub(super) async fn read_waiting(
-        &self,
-        lba: u64,
-        buf: &mut [u8],
-        ctx: ReadContext,
-    ) -> GibbloxResult<usize> {
-        let Some(run) = self.geometry.request(lba, buf.len())? else {
-            return Ok(0);
-        };
-        if let Some(hit) = self.find_hit(run, buf) {
-            return self.read_hit(run, hit, buf, ctx).await;
-        }
-        self.count(run, buf);
-        Box::pin(self.fill(run, buf, ctx)).await?;
         Ok(buf.len())
     }
 }

@@ -9,6 +9,8 @@
 //! that last way out many readers of one block over a dead backend would fetch it one after another, each the follower
 //! of the one before, and a reader beside a bad sector might never have done.
 
+use alloc::boxed::Box;
+
 use gibblox_core::{BlockReader, GibbloxError, GibbloxResult, ReadContext};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -106,7 +108,10 @@ where
         buf: &mut [u8],
         ctx: ReadContext,
     ) -> GibbloxResult<()> {
-        self.file.open_unless_busy().await;
+        if !self.file.is_open() {
+            // Boxed, since it is rare, and would make the future of every read that misses larger.
+            Box::pin(self.file.open_unless_busy()).await;
+        }
         let mut waiting = Waiting::default();
         waiting.push(Part {
             run,

@@ -1,13 +1,13 @@
 //! [`Loose`]: bytes that may be written again, under locks.
 //!
 //! ```text
-//!   offset ─► chunk of 256 KiB ─► shard (chunk number mod 16): a lock, and its chunks, sorted
+//!   offset ─► chunk of 64 KiB  ─► shard (chunk number mod 16): a lock, and its chunks, sorted
 //!                                  chunk ─► extents: sorted, disjoint pieces of memory; a gap reads as zero
 //! ```
 //!
 //! A write fills the gaps that it covers with new extents and copies into those that are there. So a block that is
 //! cached alone costs its own bytes and not a page, wherever the data region begins. Small extents begin and end at
-//! multiples of 256 bytes, so that writing single bytes of a bitmap does not make an extent of each.
+//! multiples of 64 bytes, so that writing single bytes of a bitmap does not make an extent of each.
 //!
 //! Everything is allocated in ways that may fail, so a heap that is full is an error and no more.
 
@@ -21,10 +21,10 @@ use crate::error::out_of_memory;
 use crate::sync::SharedLock;
 
 /// Bytes that a chunk covers.
-const CHUNK: u64 = 256 << 10;
+const CHUNK: u64 = 64 << 10;
 
 /// Small extents begin and end at multiples of this.
-const GRAIN: usize = 256;
+const GRAIN: usize = 64;
 
 /// What is not small, and gets an extent of exactly its own: a block, mostly. Rounding would make it share its ends
 /// with its neighbours, and be written and read in three pieces.

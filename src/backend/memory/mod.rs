@@ -30,9 +30,9 @@ use loose::Loose;
 
 /// A cache in memory: gone with the process, and as large as what is cached.
 ///
-/// Memory is what was written, small pieces rounded to 256 bytes, plus some 100 bytes a piece; the length
+/// Memory is what was written, small pieces rounded to 64 bytes, plus some 100 bytes a piece; the length
 /// that [`set_len`](CacheOps::set_len) gives costs nothing. What was written in pieces of 4 KiB or more is read without
-/// a lock; other calls wait for the copy of at most 256 KiB by another thread. Where the allocator has no room for the
+/// a lock; other calls wait for the copy of at most 64 KiB by another thread. Where the allocator has no room for the
 /// bytes, the write fails and nothing else does.
 ///
 /// Memory is given back when the backend is dropped. Bytes that are cut off, or overwritten by different ones, are kept
