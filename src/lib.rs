@@ -91,6 +91,7 @@ mod reader;
 mod run;
 mod stats;
 mod sync;
+mod warm;
 
 pub use backend::{CacheOps, MemoryCacheOps};
 pub use config::{CacheConfig, VerifyPolicy};
@@ -100,6 +101,7 @@ pub use identity::{
 };
 pub use reader::CachedBlockReader;
 pub use stats::{CacheCounters, CacheStats, ScrubReport};
+pub use warm::{Pause, Warm, WarmProgress};
 
 /// The code in the README is compiled and run like that in the documentation.
 #[cfg(doctest)]

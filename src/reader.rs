@@ -45,8 +45,9 @@ use crate::geometry::Geometry;
 use crate::identity::{cached_reader_identity_string, write_cached};
 use crate::run::Run;
 use crate::stats::{CacheCounters, CacheStats, RequestCounts, ScrubReport};
+use crate::warm::{Meter, Warm, WarmProgress};
 
-use ahead::{ATTEMPTS, dropped_again};
+use ahead::Ahead;
 
 /// A [`BlockReader`] that keeps what it fetched from `S` in a cache file on `C`.
 ///
@@ -228,7 +229,7 @@ where
     /// `OutOfRange` where the range reaches past the last block. The source's error as itself, a short read of the
     /// source as `Io`. The backend's error where a block could not be stored, or where an automatic flush failed on
     /// the way; `Io` where blocks are dropped, because the backend damages or fails to read them, as fast as they are
-    /// cached. After the first error no further window is begun, those under way are finished, and what was fetched
+    /// cached. After the first error no further fetch is begun, those under way are finished, and what was fetched
     /// stays cached.
     ///
     /// # Cancellation
@@ -250,25 +251,129 @@ where
         let Some(range) = self.geometry.range(lba, blocks)? else {
             return Ok(());
         };
-        if !self.file.is_open() {
-            self.file.open().await?;
-        }
         trace!(lba, blocks, "ensuring that blocks are cached");
-        let mut result = Ok(());
-        let mut attempts = 0;
-        while result.is_ok() && !self.is_valid(range) {
-            // A block may be found damaged, and dropped, behind the back of those who have passed it.
-            result = if attempts < ATTEMPTS {
-                self.cache_range(range, ctx).await
-            } else {
-                Err(dropped_again())
-            };
-            attempts += 1;
+        let wanted = [range];
+        let ahead = Ahead {
+            wanted: &wanted,
+            ctx,
+            windows_at_once: self.config.windows_at_once(),
+            pause: None,
+        };
+        let mut meter = Meter::new(&wanted, self.geometry, None);
+        self.cache_ahead(ahead, &mut meter).await
+    }
+
+    /// Caches what `warm` wants, in the background of whoever reads, and tells how far it is.
+    ///
+    /// `progress` is called once at the start, when what is cached already counts as done, and then whenever a fetch
+    /// has added something; the last call before `Ok`, and what is returned, says that all is done. For nothing at all
+    /// that is the only call. It is called between two polls of the fetches, so it should be short, as drawing a bar is.
+    ///
+    /// The future has to be polled until it is done, or dropped, like any other of this reader: put it into a task, or
+    /// beside what else is awaited. To hold it up for a while, [pause](Warm::with_pause) it.
+    ///
+    /// # Priority
+    ///
+    /// Nothing is claimed before its fetch begins, so a reader that wants blocks which are not cached yet fetches them
+    /// at once itself, and `warm` then leaves them out. Only if a fetch of `warm` that holds the blocks is under way,
+    /// a reader waits, for this one, of at most a window ([`CacheConfig::with_window_bytes`]): a block is not fetched
+    /// twice. That fetch keeps the priority it began with. A source that lets low priorities starve, or hangs, makes
+    /// the reader wait with it; dropping `warm` hands over to the reader at once.
+    ///
+    /// # Errors
+    ///
+    /// `OutOfRange` where a range reaches past the last block, `InvalidInput` where one ends before it begins or
+    /// the number of windows at once is zero, all before anything is fetched. Otherwise as
+    /// [`ensure_cached`](Self::ensure_cached): after the first error no further fetch is begun, those under way are
+    /// finished, also in a pause, and what was fetched stays cached.
+    ///
+    /// # Cancellation
+    ///
+    /// Strict, in a pause too: what was fetched stays cached, what was under way is taken over by whoever waits for
+    /// it. Called again, it goes on where it was.
+    ///
+    /// # Durability
+    ///
+    /// As [`ensure_cached`](Self::ensure_cached). A pause flushes nothing; [`flush_cache`](Self::flush_cache) does.
+    ///
+    /// # Cost
+    ///
+    /// As [`ensure_cached`](Self::ensure_cached), and a look at the bitmap of what is wanted to count what is cached.
+    /// Memory for the ranges, and for as many windows as are under way at once.
+    ///
+    /// # Examples
+    ///
+    /// A progress bar:
+    ///
+    /// ```
+    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+    /// # use image::Image;
+    /// use gibblox_cache::{CachedBlockReader, MemoryCacheOps, Warm};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> gibblox_core::GibbloxResult<()> {
+    /// let reader = CachedBlockReader::new(Image::new(4096, 1000), MemoryCacheOps::new()).await?;
+    /// let bar = indicatif::ProgressBar::no_length();
+    /// let warmed = reader
+    ///     .warm(Warm::device(), |progress| {
+    ///         bar.set_length(progress.wanted_bytes());
+    ///         bar.set_position(progress.done_bytes());
+    ///     })
+    ///     .await?;
+    /// assert_eq!(warmed.done_blocks, 1000);
+    /// # assert_eq!(bar.position(), 1000 * 4096);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Beside a reader, and paused while it reads:
+    ///
+    /// ```
+    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+    /// # use image::Image;
+    /// use gibblox_cache::{CachedBlockReader, MemoryCacheOps, Pause, Warm};
+    /// use gibblox_core::{BlockReader, ReadContext};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> gibblox_core::GibbloxResult<()> {
+    /// let reader = CachedBlockReader::new(Image::new(4096, 1000), MemoryCacheOps::new()).await?;
+    /// let pause = Pause::new();
+    /// let ahead = Warm::ranges([0..100, 500..600]).with_pause(&pause);
+    /// let (warmed, read) = tokio::join!(reader.warm(ahead, |_| ()), async {
+    ///     pause.pause();
+    ///     let mut buf = vec![0; 8 * 4096];
+    ///     let read = reader.read_blocks(700, &mut buf, ReadContext::FOREGROUND).await;
+    ///     pause.resume();
+    ///     read
+    /// });
+    /// assert_eq!((warmed?.done_blocks, read?), (200, 8 * 4096));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn warm(
+        &self,
+        warm: Warm,
+        mut progress: impl FnMut(&WarmProgress) + Send,
+    ) -> GibbloxResult<WarmProgress> {
+        let wanted = warm.wanted(self.geometry)?;
+        let ahead = Ahead {
+            wanted: &wanted,
+            ctx: warm.context(),
+            windows_at_once: warm.windows_at_once(self.config.windows_at_once())?,
+            pause: warm.pause(),
+        };
+        let mut meter = Meter::new(&wanted, self.geometry, Some(&mut progress));
+        if wanted.is_empty() {
+            meter.finish();
+            return Ok(meter.progress());
         }
-        if attempts > 0 {
-            result = result.and(self.flush_where_due(self.flush_gate.due()).await);
-        }
-        result
+        debug!(
+            ranges = wanted.len(),
+            blocks = meter.progress().wanted_blocks,
+            "caching ahead"
+        );
+        self.cache_ahead(ahead, &mut meter).await?;
+        Ok(meter.progress())
     }
 
     /// Reads every valid block, compares it with its checksum, and drops what does not match, so that it is fetched
