@@ -5,6 +5,8 @@
 //!   due()    ──► limit reached? ──► a ticket covers them, unflushed = 0
 //!   begin()  ──────────────────────►
 //!
+//!   defer()  ──► somebody who caches for long puts off what it wrote: it is due for that one alone
+//!
 //!   ticket:  done    ──► durable, or failed and written off: the next is due after another `limit` blocks
 //!            dropped ──► unflushed += covered: whoever writes next finds it due again
 //! ```
@@ -12,6 +14,10 @@
 //! A flush covers exactly what was counted when it began; what is written while it runs belongs to the next, and
 //! whoever reaches the limit again flushes again, beside the first. So nobody waits for the medium but who holds a
 //! ticket, and nothing that reached the limit is left behind.
+//!
+//! What is put off is due at a limit of its own, for whoever caches ahead, and for others only when nobody does any
+//! more. A reader that misses while a device is cached ahead would otherwise wait for a flush of all that was written
+//! since its last miss.
 //!
 //! A failed flush is written off because a dead disk would otherwise be flushed on every fill; what it covered is no
 //! longer trusted, so nothing rests on it.
@@ -22,7 +28,32 @@ use crate::sync::Lock;
 #[derive(Debug)]
 pub(crate) struct FlushGate {
     limit_blocks: u64,
-    unflushed_blocks: Lock<u64>,
+    unflushed: Lock<Unflushed>,
+}
+
+#[derive(Debug, Default)]
+struct Unflushed {
+    /// Due when they reach the limit.
+    blocks: u64,
+    /// Due for those who have put them off.
+    deferred_blocks: u64,
+    /// How many there are of those.
+    deferring: usize,
+}
+
+impl Unflushed {
+    /// All of them, where `of` are at least `limit`.
+    fn take_at(&mut self, limit: u64, of: impl FnOnce(&Self) -> u64) -> Option<u64> {
+        (of(self) >= limit).then(|| {
+            let all = self.all();
+            (self.blocks, self.deferred_blocks) = (0, 0);
+            all
+        })
+    }
+
+    const fn all(&self) -> u64 {
+        self.blocks.saturating_add(self.deferred_blocks)
+    }
 }
 
 /// A flush that is to be done. Dropped before it is done, what it covers counts as unflushed again.
@@ -33,42 +64,87 @@ pub(crate) struct FlushTicket<'a> {
     covered_blocks: u64,
 }
 
+/// The right to put off flushing, for whoever writes for long and flushes on its way.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Deferral<'a> {
+    gate: &'a FlushGate,
+}
+
 impl FlushGate {
     pub(crate) fn new(limit_blocks: u32) -> Self {
         Self {
             limit_blocks: u64::from(limit_blocks),
-            unflushed_blocks: Lock::default(),
+            unflushed: Lock::default(),
         }
     }
 
     /// Counts `blocks` newly cached blocks.
     pub(crate) fn wrote(&self, blocks: u64) {
-        self.unflushed_blocks
-            .with(|unflushed| *unflushed = unflushed.saturating_add(blocks));
+        self.unflushed
+            .with(|unflushed| unflushed.blocks = unflushed.blocks.saturating_add(blocks));
     }
 
     /// The flush that is due, if one is. For whoever has written.
     pub(crate) fn due(&self) -> Option<FlushTicket<'_>> {
-        self.due_at(0)
-    }
-
-    /// The flush that is due, if one is and covers at least `blocks`. For whoever is still writing.
-    pub(crate) fn due_at(&self, blocks: u64) -> Option<FlushTicket<'_>> {
-        let covered = self.unflushed_blocks.with(|unflushed| {
-            (*unflushed >= self.limit_blocks.max(blocks)).then(|| core::mem::take(unflushed))
-        });
-        covered.map(|covered_blocks| FlushTicket {
-            gate: self,
-            covered_blocks,
-        })
+        let covered = self
+            .unflushed
+            .with(|unflushed| unflushed.take_at(self.limit_blocks, |unflushed| unflushed.blocks));
+        covered.map(|blocks| self.ticket(blocks))
     }
 
     /// A flush that the caller asked for; it is done in any case.
     pub(crate) fn begin(&self) -> FlushTicket<'_> {
+        let covered = self
+            .unflushed
+            .with(|unflushed| unflushed.take_at(0, Unflushed::all));
+        self.ticket(covered.unwrap_or(0))
+    }
+
+    const fn ticket(&self, covered_blocks: u64) -> FlushTicket<'_> {
         FlushTicket {
             gate: self,
-            covered_blocks: self.unflushed_blocks.with(core::mem::take),
+            covered_blocks,
         }
+    }
+
+    /// For whoever is going to write for long.
+    pub(crate) fn defer(&self) -> Deferral<'_> {
+        self.unflushed.with(|unflushed| unflushed.deferring += 1);
+        Deferral { gate: self }
+    }
+}
+
+impl<'a> Deferral<'a> {
+    /// Puts off `blocks` blocks that were counted as written.
+    pub(crate) fn put_off(&self, blocks: u64) {
+        self.gate.unflushed.with(|unflushed| {
+            let blocks = blocks.min(unflushed.blocks);
+            unflushed.blocks -= blocks;
+            unflushed.deferred_blocks = unflushed.deferred_blocks.saturating_add(blocks);
+        });
+    }
+
+    /// The flush that is due, if one is and covers at least `blocks`.
+    pub(crate) fn due_at(&self, blocks: u64) -> Option<FlushTicket<'a>> {
+        let limit = self.gate.limit_blocks.max(blocks);
+        let covered = self
+            .gate
+            .unflushed
+            .with(|unflushed| unflushed.take_at(limit, Unflushed::all));
+        covered.map(|blocks| self.gate.ticket(blocks))
+    }
+}
+
+impl Drop for Deferral<'_> {
+    fn drop(&mut self) {
+        self.gate.unflushed.with(|unflushed| {
+            unflushed.deferring -= 1;
+            if unflushed.deferring == 0 {
+                unflushed.blocks = unflushed.all();
+                unflushed.deferred_blocks = 0;
+            }
+        });
     }
 }
 
@@ -147,5 +223,31 @@ mod tests {
         asked.done();
         assert!(wrote(&gate, 2).is_none());
         wrote(&gate, 1).expect("due").done();
+    }
+
+    #[test]
+    fn what_is_put_off_is_due_for_those_who_did_and_for_all_when_they_are_gone() {
+        let gate = FlushGate::new(3);
+        let (first, second) = (gate.defer(), gate.defer());
+        gate.wrote(5);
+        first.put_off(5);
+        assert!(wrote(&gate, 2).is_none(), "only two are not put off");
+        assert!(second.due_at(8).is_none());
+        let ticket = wrote(&gate, 1).expect("three are not put off");
+        assert_eq!(ticket.covered_blocks(), 8, "a flush covers everything");
+        ticket.done();
+        gate.wrote(4);
+        second.put_off(100);
+        drop(second.due_at(4).expect("four are there"));
+        first.put_off(4);
+        drop(first);
+        assert!(gate.due().is_none());
+        drop(second);
+        let ticket = gate.due().expect("nobody else is there to flush them");
+        assert_eq!(ticket.covered_blocks(), 4);
+        ticket.done();
+        let asked = gate.begin();
+        assert_eq!(asked.covered_blocks(), 0);
+        asked.done();
     }
 }

@@ -23,6 +23,7 @@ use gibblox_core::{BlockReader, GibbloxError, GibbloxErrorKind, GibbloxResult, R
 use crate::backend::CacheOps;
 use crate::bitmap::State;
 use crate::flight::{Claim, Lead, Outcome};
+use crate::flush::Deferral;
 use crate::run::Run;
 use crate::warm::{Meter, Pause};
 
@@ -145,19 +146,20 @@ where
         }
         let count_valid = |run: &Run| self.file.count_valid(*run);
         meter.start(|| ahead.wanted.iter().map(count_valid).sum());
+        let unflushed = self.flush_gate.defer();
         let mut result = Ok(());
         let mut attempts = 0;
         while result.is_ok() && !self.are_valid(ahead.wanted) {
             // A block may be found damaged, and dropped, behind the back of those who have passed it.
             result = if attempts < ATTEMPTS {
-                self.cache_missing(ahead, meter).await
+                self.cache_missing(ahead, &unflushed, meter).await
             } else {
                 Err(dropped_again())
             };
             attempts += 1;
         }
         if attempts > 0 {
-            result = result.and(self.flush_where_due(self.flush_gate.due()).await);
+            result = result.and(self.flush_where_due(unflushed.due_at(0)).await);
         }
         if result.is_ok() {
             meter.finish();
@@ -168,7 +170,12 @@ where
     /// Goes through what is wanted once, and caches what is missing, several windows at once.
     ///
     /// After an error nothing further is begun, what is under way is finished, and the error is that of the first block.
-    async fn cache_missing(&self, ahead: Ahead<'_>, meter: &mut Meter<'_>) -> GibbloxResult<()> {
+    async fn cache_missing(
+        &self,
+        ahead: Ahead<'_>,
+        unflushed: &Deferral<'_>,
+        meter: &mut Meter<'_>,
+    ) -> GibbloxResult<()> {
         let most = usize::try_from(ahead.windows_at_once).unwrap_or(usize::MAX);
         let mut walk = Walk::new(ahead.wanted, self.window_blocks());
         // What is left of windows that were begun: no more than there are windows at once.
@@ -189,14 +196,17 @@ where
                     again.push(run);
                     break;
                 }
-                under_way.push(self.step(run, ahead, spare.pop().unwrap_or_default()));
+                let buf = spare.pop().unwrap_or_default();
+                under_way.push(self.step(run, ahead, unflushed, buf));
             }
             meter.tell();
             if under_way.is_empty() && paused.is_none() {
                 break;
             }
             if let Some(step) = next_step(&mut under_way, paused).await {
+                // Told before anything further is begun, so that whoever is told may pause.
                 meter.done(step.done_blocks, step.fetched_blocks);
+                meter.tell();
                 again.extend(step.left);
                 spare.push(step.buf);
                 if let Some((lba, error)) = step.failed {
@@ -210,7 +220,13 @@ where
     }
 
     /// Makes the beginning of `run` valid, as far as one claim goes.
-    async fn step(&self, run: Run, ahead: Ahead<'_>, buf: Vec<u8>) -> Step {
+    async fn step(
+        &self,
+        run: Run,
+        ahead: Ahead<'_>,
+        unflushed: &Deferral<'_>,
+        buf: Vec<u8>,
+    ) -> Step {
         let mut step = Step {
             left: Some(run),
             done_blocks: 0,
@@ -225,7 +241,7 @@ where
                 step.passed(piece);
                 Ok(())
             }
-            Claim::Lead(lead) => self.lead_step(lead, &mut step, ahead.ctx).await,
+            Claim::Lead(lead) => self.lead_step(lead, &mut step, unflushed, ahead.ctx).await,
             Claim::Follow(follow) => {
                 // The window may be a part of what the caller wants.
                 let own_failure = follow.shares_fate() && ahead.wanted == [piece];
@@ -246,6 +262,7 @@ where
         &self,
         lead: Lead<'_>,
         step: &mut Step,
+        unflushed: &Deferral<'_>,
         ctx: ReadContext,
     ) -> GibbloxResult<()> {
         let piece = lead.run();
@@ -253,8 +270,9 @@ where
         self.fetch(lead, buf, ctx).await?.stored?;
         step.passed(piece);
         step.fetched_blocks = piece.blocks();
+        unflushed.put_off(piece.blocks());
         let many = self.window_blocks().saturating_mul(FLUSH_WINDOWS);
-        self.flush_where_due(self.flush_gate.due_at(many)).await
+        self.flush_where_due(unflushed.due_at(many)).await
     }
 }
 

@@ -31,3 +31,4 @@ mod scale;
 mod schedules;
 mod stats;
 mod threads;
+mod warm;
