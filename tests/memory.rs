@@ -3,7 +3,7 @@
 //! A binary of its own, since it replaces the global allocator, and counts one test at a time.
 
 use async_trait::async_trait;
-use gibblox_cache::{CacheConfig, CacheOps, CachedBlockReader, MemoryCacheOps};
+use gibblox_cache::{CacheConfig, CacheOps, CachedBlockReader, MemoryCacheOps, Warm};
 use gibblox_cache_harness::{CountingAllocator, Device, count_allocations, ready};
 use gibblox_core::{BlockReader, GibbloxError, GibbloxErrorKind, GibbloxResult, ReadContext};
 use std::sync::{Mutex, PoisonError};
@@ -127,6 +127,29 @@ fn caching_a_whole_device_ahead_costs_a_few_windows_whatever_its_size() {
             ready(all).expect("everything is cached");
         });
         assert_eq!(ready(reader.get_stats()).cached_blocks, device.blocks());
+        let most = u64::from(windows) * window_bytes + SLACK;
+        assert!(counted.peak_bytes <= most, "{size} bytes: {counted:?}");
+    }
+}
+
+#[test]
+fn warming_a_device_costs_the_windows_that_were_asked_for_whatever_its_size() {
+    const BLOCK: usize = 4096;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let window_bytes = 64 * KIB;
+    for (size, windows) in [(MIB, 8), (8 * MIB, 1), (64 * MIB, 8)] {
+        let device = Device::new(BLOCK, size / BLOCK as u64, 16 * BLOCK);
+        let config = CacheConfig::new().with_window_bytes(64 << 10);
+        let opening = CachedBlockReader::open(device.clone(), Forgetful, config);
+        let reader = ready(opening).expect("it opens");
+        let mut told = 0;
+        let (done, counted) = count_allocations(|| {
+            let all = Warm::device().with_windows_at_once(windows);
+            ready(reader.warm(all, |_| told += 1))
+        });
+        let done = done.expect("everything is cached");
+        assert_eq!(done.fetched_blocks, device.blocks());
+        assert_eq!(told, 1 + size / window_bytes);
         let most = u64::from(windows) * window_bytes + SLACK;
         assert!(counted.peak_bytes <= most, "{size} bytes: {counted:?}");
     }

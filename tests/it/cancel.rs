@@ -7,7 +7,7 @@ use crate::support::{
 };
 use core::future::Future;
 use core::pin::Pin;
-use gibblox_cache::{CacheConfig, CachedBlockReader, VerifyPolicy};
+use gibblox_cache::{CacheConfig, CachedBlockReader, Pause, VerifyPolicy, Warm};
 use gibblox_core::ReadContext;
 use std::sync::Arc;
 
@@ -52,6 +52,8 @@ struct World {
     source: Arc<Source>,
     backend: Arc<Backend>,
     reader: Reader,
+    /// Holds what is warmed; resumed when nothing else is left to let go.
+    pause: Pause,
 }
 
 fn config() -> CacheConfig {
@@ -72,6 +74,7 @@ impl World {
             source,
             backend,
             reader,
+            pause: Pause::new(),
         }
     }
 
@@ -92,6 +95,7 @@ impl World {
             source,
             backend,
             reader,
+            pause: Pause::new(),
         }
     }
 
@@ -110,6 +114,15 @@ impl World {
                 .reader
                 .ensure_cached(lba, blocks, ReadContext::BACKGROUND);
             done.await.expect("all is healthy");
+        })
+    }
+
+    /// Warms the device, and pauses itself with everything that it tells.
+    fn warm(&self) -> Task<'_> {
+        Box::pin(async {
+            let ahead = Warm::device().with_pause(&self.pause);
+            let done = self.reader.warm(ahead, |_| self.pause.pause()).await;
+            assert_eq!(done.expect("all is healthy").done_blocks, BLOCKS);
         })
     }
 
@@ -141,6 +154,7 @@ impl World {
             self.flush(),
             self.read(3, 7),
             self.ensure(0, BLOCKS),
+            self.warm(),
             self.scrub(),
             self.stats(),
             self.read(4, 1),
@@ -160,7 +174,7 @@ impl World {
         }
     }
 
-    /// Lets one held call go; false if none is held.
+    /// Lets one held call go, or ends the pause where none is held; false if there is no pause either.
     fn release(&self, pace: Pace) -> bool {
         let mut fetching = self.source.gate.held();
         let mut storing = self.backend.gate.held();
@@ -174,7 +188,12 @@ impl World {
         } else if let Some((ticket, _)) = storing.first() {
             self.backend.gate.release(*ticket);
         }
-        !(fetching.is_empty() && storing.is_empty())
+        let paused = self.pause.is_paused();
+        if fetching.is_empty() && storing.is_empty() {
+            self.pause.resume();
+            return paused;
+        }
+        true
     }
 
     /// Everything works, and a process that finds the file as it is now works too.
@@ -322,6 +341,11 @@ fn a_prefetch_can_be_dropped_anywhere() {
 }
 
 #[test]
+fn a_warming_that_pauses_all_the_time_can_be_dropped_anywhere() {
+    drop_everywhere(|| World::trusted(&[3, 4]), World::warm);
+}
+
+#[test]
 fn a_flush_can_be_dropped_anywhere() {
     drop_everywhere(|| World::trusted(&[3, 4]), World::flush);
 }
@@ -383,6 +407,7 @@ fn opening_can_be_dropped_anywhere_and_again_anywhere() {
                     source,
                     backend,
                     reader,
+                    pause: Pause::new(),
                 };
                 world.check();
                 if first_done {

@@ -10,12 +10,14 @@ use crate::support::source::{Fault, Op};
 use crate::support::{
     Immediate, Oracle, Poller, Rng, Source, check_read, finish, for_seeds, lock, read,
 };
-use gibblox_cache::{CacheConfig, CacheOps, CachedBlockReader, ScrubReport, VerifyPolicy};
+use gibblox_cache::{
+    CacheConfig, CacheOps, CachedBlockReader, Pause, ScrubReport, VerifyPolicy, Warm, WarmProgress,
+};
 use gibblox_core::{BlockReader, GibbloxError, GibbloxResult, ReadContext};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-/// What may happen beside reading, prefetching, flushing and scrubbing.
+/// What may happen beside reading, prefetching, warming, pausing, flushing and scrubbing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hazard {
     /// Futures are dropped.
@@ -34,6 +36,8 @@ use Hazard::{BackendFaults, Damage, Drops, SourceFaults};
 enum Wish {
     Read(u64, u64),
     Ensure(u64, u64),
+    /// Two ranges, each a first block and a length.
+    Warm([(u64, u64); 2]),
     Flush,
     Scrub,
 }
@@ -42,6 +46,7 @@ enum Got {
     Bytes(GibbloxResult<Vec<u8>>),
     Done(GibbloxResult<()>),
     Scrubbed(GibbloxResult<ScrubReport>),
+    Warmed(GibbloxResult<WarmProgress>),
 }
 
 /// A task and what was wrong in the world while it lived.
@@ -90,6 +95,8 @@ struct World<'a, C> {
     poller: Poller<'a, Got>,
     living: BTreeMap<usize, Living>,
     bad: Bad,
+    /// Holds what is warmed.
+    pause: Pause,
     backend_sick: bool,
     /// Blocks that are valid beyond doubt, as long as nothing can take that away from them.
     oracle: Oracle,
@@ -105,6 +112,7 @@ impl<C: CacheOps> World<'_, C> {
 
     fn spawn(&mut self, wish: Wish) {
         let reader = self.reader;
+        let pause = self.pause.clone();
         let id = self.poller.spawn(async move {
             match wish {
                 Wish::Read(lba, blocks) => Got::Bytes(read(reader, lba, blocks).await),
@@ -112,6 +120,7 @@ impl<C: CacheOps> World<'_, C> {
                     let ctx = ReadContext::BACKGROUND;
                     Got::Done(reader.ensure_cached(lba, blocks, ctx).await)
                 }
+                Wish::Warm(ranges) => Got::Warmed(warm(reader, ranges, &pause).await),
                 Wish::Flush => Got::Done(reader.flush_cache().await),
                 Wish::Scrub => Got::Scrubbed(reader.scrub(|_| ()).await),
             }
@@ -163,13 +172,18 @@ impl<C: CacheOps> World<'_, C> {
                 );
             }
             (Wish::Ensure(lba, blocks), Got::Done(Ok(()))) => self.oracle.cache(lba, blocks),
-            (Wish::Ensure(lba, blocks), Got::Done(Err(error))) => assert!(
-                is_own_error(living, lba, blocks, &error)
-                    || is_sick_backend(living, &error)
-                    || (self.may(Damage) && error.message().is_some_and(is_about_damage)),
-                "{wish:?} failed with {error}, and bad were only {:?}",
-                living.bad
-            ),
+            (Wish::Ensure(lba, blocks), Got::Done(Err(error))) => {
+                self.judge_ahead(living, &[(lba, blocks)], &error);
+            }
+            (Wish::Warm(ranges), Got::Warmed(Ok(done))) => {
+                assert_eq!(done.done_blocks, done.wanted_blocks);
+                for (lba, blocks) in ranges {
+                    self.oracle.cache(lba, blocks);
+                }
+            }
+            (Wish::Warm(ranges), Got::Warmed(Err(error))) => {
+                self.judge_ahead(living, &ranges, &error);
+            }
             (Wish::Flush, Got::Done(result)) => {
                 if let Err(error) = result {
                     assert!(is_sick_backend(living, &error), "{wish:?}: {error}");
@@ -190,6 +204,19 @@ impl<C: CacheOps> World<'_, C> {
             },
             _ => unreachable!("a wish gets its own kind of answer"),
         }
+    }
+
+    /// Whether caching ahead may have failed like this.
+    fn judge_ahead(&self, living: &Living, ranges: &[(u64, u64)], error: &GibbloxError) {
+        let mut ranges = ranges.iter();
+        assert!(
+            ranges.any(|(lba, blocks)| is_own_error(living, *lba, *blocks, error))
+                || is_sick_backend(living, error)
+                || (self.may(Damage) && error.message().is_some_and(is_about_damage)),
+            "{:?} failed with {error}, and bad were only {:?}",
+            living.wish,
+            living.bad
+        );
     }
 
     /// What holds after every step, whoever is in the middle of what.
@@ -273,10 +300,11 @@ impl<C: CacheOps> World<'_, C> {
 
     fn wish(&mut self, rng: &mut Rng) {
         let (lba, blocks) = rng.run(self.source.blocks(), 12);
-        self.spawn(match rng.below(12) {
+        self.spawn(match rng.below(14) {
             0 => Wish::Flush,
             1 => Wish::Scrub,
             2 | 3 => Wish::Ensure(lba, blocks),
+            4 | 5 => Wish::Warm([(lba, blocks), rng.run(self.source.blocks(), 12)]),
             _ => Wish::Read(lba, blocks),
         });
     }
@@ -296,7 +324,9 @@ impl<C: CacheOps> World<'_, C> {
                 let living: Vec<_> = self.living.keys().copied().collect();
                 self.cancel(living[rng.index(living.len())]);
             }
-            96.. => self.change_weather(rng),
+            96..98 => self.change_weather(rng),
+            98 => self.pause.pause(),
+            99 => self.pause.resume(),
             _ => {}
         }
         self.check();
@@ -314,6 +344,8 @@ impl<C: CacheOps> World<'_, C> {
                 self.release_backend(rng);
             } else if !self.source.gate.held().is_empty() {
                 self.release_source(rng);
+            } else if self.pause.is_paused() {
+                self.pause.resume();
             } else {
                 break;
             }
@@ -322,6 +354,31 @@ impl<C: CacheOps> World<'_, C> {
         self.poller.run_to_end();
         assert!(self.living.is_empty());
     }
+}
+
+/// Warms, and looks at what is told.
+async fn warm<S: BlockReader, C: CacheOps>(
+    reader: &CachedBlockReader<S, C>,
+    ranges: [(u64, u64); 2],
+    pause: &Pause,
+) -> GibbloxResult<WarmProgress> {
+    let ahead = Warm::ranges(ranges.map(|(lba, blocks)| lba..lba + blocks)).with_pause(pause);
+    let mut last: Option<WarmProgress> = None;
+    let tell = |now: &WarmProgress| {
+        assert!(now.done_blocks <= now.wanted_blocks, "{now:?}");
+        if let Some(last) = last {
+            assert_eq!(now.wanted_blocks, last.wanted_blocks);
+            assert!(now.done_blocks >= last.done_blocks, "{last:?}, {now:?}");
+            assert!(
+                now.fetched_blocks >= last.fetched_blocks,
+                "{last:?}, {now:?}"
+            );
+        }
+        last = Some(*now);
+    };
+    let done = reader.warm(ahead, tell).await?;
+    assert_eq!(last, Some(done), "what is returned was told");
+    Ok(done)
 }
 
 /// Did a block that the task asked for fail, and does the error say that it was this block?
@@ -424,6 +481,7 @@ fn live<C: CacheOps>(
         poller: Poller::new(),
         living: BTreeMap::new(),
         bad,
+        pause: Pause::new(),
         backend_sick: false,
         oracle: Oracle::new(),
         looked: 0,
