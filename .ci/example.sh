@@ -41,9 +41,9 @@ check_example() (
     "$example" --cache "$scratch/cache" >"$scratch/first"
     "$example" --cache "$scratch/cache" | tee "$scratch/second"
     # A row of the table: who read, how much, and how many requests that took.
-    local row='^[0-9]+ readers?, (cold|warm) +[0-9.]+ [A-Za-z]+ +'
+    local row='^([0-9]+ readers?|ahead, 1 reader), (cold|warm) +[0-9.]+ [A-Za-z]+ +'
     [[ $(grep -cE "${row}[1-9][0-9]* " "$scratch/first") -ge 1 ]]
-    [[ $(grep -cE "${row}0 " "$scratch/second") -eq 3 ]]
+    [[ $(grep -cE "${row}0 " "$scratch/second") -eq 4 ]]
 
     echo "what cannot work says so in one line"
     example_refuses 2 --no-such-option

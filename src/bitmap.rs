@@ -139,9 +139,7 @@ impl Validity {
 
     /// How many blocks of `run` are valid.
     pub(crate) fn count_valid(&self, run: Run) -> u64 {
-        places(run)
-            .map(|place| u64::from((self.valid.at(place) & place.mask).count_ones()))
-            .sum()
+        self.valid.count_in(run)
     }
 
     /// How many blocks are valid.

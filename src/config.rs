@@ -70,16 +70,20 @@ impl CacheConfig {
     /// What was written is readable without any flush after a clean exit or a killed process; a flush only bounds
     /// how many blocks a loss of power makes the next process fetch again. Raise it where flushing is expensive. A
     /// request is flushed at most once, when it is done; only a long
-    /// [`ensure_cached`](crate::CachedBlockReader::ensure_cached) flushes on its way, after every 64 windows.
+    /// [`ensure_cached`](crate::CachedBlockReader::ensure_cached) or [`warm`](crate::CachedBlockReader::warm) flushes
+    /// on its way, after every 64 windows. What it has not flushed yet makes no other request flush.
     #[must_use]
     pub const fn with_flush_every_blocks(mut self, blocks: u32) -> Self {
         self.flush_every_blocks = blocks;
         self
     }
 
-    /// How much [`ensure_cached`](crate::CachedBlockReader::ensure_cached) and
-    /// [`scrub`](crate::CachedBlockReader::scrub) move in one piece, in bytes. Default 1 MiB; zero is refused on
+    /// How much [`ensure_cached`](crate::CachedBlockReader::ensure_cached), [`warm`](crate::CachedBlockReader::warm)
+    /// and [`scrub`](crate::CachedBlockReader::scrub) move in one piece, in bytes. Default 1 MiB; zero is refused on
     /// opening. Rounded down to whole blocks, but never less than one.
+    ///
+    /// It is also the most that a reader waits for while a device is cached ahead: for the window under way that holds
+    /// its blocks. Lower it where a line is so slow that a window takes longer than a reader may wait.
     ///
     /// 1 MiB takes 8 ms on a line of 1 Gbit/s, about as long as the request that asks for it, and fits the caches of a
     /// processor that is to compare or copy it.
@@ -89,10 +93,11 @@ impl CacheConfig {
         self
     }
 
-    /// How many windows `ensure_cached` works on at once. Default 4; zero is refused on opening.
+    /// How many windows `ensure_cached` works on at once, and [`warm`](crate::CachedBlockReader::warm) if it is not told
+    /// otherwise. Default 4; zero is refused on opening.
     ///
-    /// Enough to keep a source busy while others are written. Peak memory of `ensure_cached` is this many windows, and
-    /// 8 bytes for each of their blocks.
+    /// Enough to keep a source busy while others are written. Peak memory is this many windows, and 8 bytes for each of
+    /// their blocks.
     #[must_use]
     pub const fn with_windows_at_once(mut self, windows: u32) -> Self {
         self.windows_at_once = windows;

@@ -62,14 +62,14 @@
 //! # The way through the code
 //!
 //! [`CachedBlockReader`] (`reader`) tells a read as look, claim, fetch or read, publish. Below it, `flight` knows who
-//! fetches and who waits, `file` reads and writes the cache file and is the only caller of the backend, `format` is
-//! the specification of that file, `bitmap` says what is valid and trusted, `flush` when a flush is due. `geometry`
-//! and `run` are the arithmetic. Imports point down this list.
+//! fetches and who waits, `warm` what is cached ahead and how far that is, `file` reads and writes the cache file and is
+//! the only caller of the backend, `format` is the specification of that file, `bitmap` says what is valid and trusted,
+//! `flush` when a flush is due. `geometry` and `run` are the arithmetic. Imports point down this list.
 //!
 //! # Features
 //!
 //! - `std` (default): locks of the operating system instead of spinning ones. Nothing else changes.
-//! - `serde`: `Serialize` for the snapshots of counters; always there on wasm32.
+//! - `serde`: `Serialize` for the snapshots of counters and progress; always there on wasm32.
 
 #![no_std]
 

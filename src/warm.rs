@@ -60,10 +60,15 @@ impl Warm {
         Self::new(What::Device)
     }
 
-    /// The blocks of `ranges`, each from its first lba to the one behind its last.
+    /// The blocks of `range`, from its first lba to the one behind its last.
     ///
-    /// In any order; blocks in several ranges are cached and counted once. Empty ranges are nothing. Whether they lie
-    /// on the device is checked when a reader is asked to cache them.
+    /// An empty range is nothing. Whether it lies on the device is checked when a reader is asked to cache it.
+    pub fn range(range: Range<u64>) -> Self {
+        Self::ranges(core::iter::once(range))
+    }
+
+    /// The blocks of several ranges, each as in [`range`](Self::range), in any order. Those that are in more than one
+    /// are cached and counted once.
     pub fn ranges(ranges: impl IntoIterator<Item = Range<u64>>) -> Self {
         Self::new(What::Ranges(ranges.into_iter().collect()))
     }

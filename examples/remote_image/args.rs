@@ -7,7 +7,8 @@ use url::Url;
 
 /// What `--help` prints.
 pub(crate) const HELP: &str = "\
-Reads a remote disk image through the gibblox cache: once cold, once warm, and by 64 readers at once.
+Reads a remote disk image through the gibblox cache: once cold, once warm, and by 64 readers at once;
+then caches it ahead beside a reader.
 
 usage: remote_image [URL] [--cache FILE]
 

@@ -1,4 +1,4 @@
-//! Reads a remote disk image through the cache: cold, then warm, then by many readers at once.
+//! Reads a remote disk image through the cache: cold, then warm, then by many readers at once, and caches it ahead.
 //!
 //! ```text
 //! cargo run --release --example remote_image
@@ -22,17 +22,20 @@
 //!
 //! Beside them stands the backend, the place where the cache lies: [`MemoryCacheOps`], which the crate brings along, or
 //! [`FileCache`], which it does not. [`open_cached`] puts all of this together; start there. `passes.rs` shows what a
-//! program does with the finished reader: it reads, from one task or from many. `file_cache.rs` is the guide for
+//! program does with the finished reader: it reads, from one task or from many, and caches ahead. `file_cache.rs` is the guide for
 //! whoever writes a backend. The rest is a remote to read from, a check of what was read, and a table.
 //!
 //! # What the table says
 //!
-//! The cold pass costs one request per piece, the warm pass none. In the last pass 64 readers share a cache that is
+//! The cold pass costs one request per piece, the warm pass none. In the third pass 64 readers share a cache that is
 //! empty again: together they read the image about fifteen times, and yet each byte crosses the network once, since
 //! of all who want a block at the same moment one fetches it and the others wait for that one. Its hit rate is below
 //! that of a warm pass all the same: a block that is still on its way counts as a miss for everybody who waits. And
 //! its requests are more and smaller than those of the cold pass, since a read fetches only what nobody else is
 //! fetching already, and the readers' ranges overlap by fractions of a piece.
+//!
+//! The last pass caches an empty cache ahead, several windows at once, while a reader wants what would come last. The
+//! reader does not wait for its turn, but for a request of its own: the time it took stands below the table.
 
 #![allow(
     clippy::std_instead_of_alloc,
@@ -125,21 +128,22 @@ fn plain(error: &GibbloxError) -> String {
         .map_or_else(|| error.to_string(), str::to_owned)
 }
 
-/// Opens the remote and the cache, reads three times, and returns the report.
+/// Opens the remote and the cache, goes through the passes, and returns the report.
 async fn read_image(args: &Args) -> Result<String> {
     // The cache file first: it is the cheaper thing to be wrong about.
     let file = args.cache.as_deref().map(open_cache_file).transpose()?;
     let (remote, check, _server) = open_remote(args.url.as_ref()).await?;
 
-    // With a file all three passes use it, and after a second start none of them needs the network. Without one, the
-    // many readers get an empty cache of their own: it is then that they have something to share.
+    // With a file all passes use it, and after a second start none of them needs the network. Without one, the many
+    // readers get an empty cache of their own: it is then that they have something to share. So does the last pass.
     let in_file = file.is_some();
-    let (image, shared) = match file {
+    let (image, shared, ahead) = match file {
         Some(file) => {
             let image = open_cached(&remote, Arc::new(file)).await?;
-            (Arc::clone(&image), image)
+            (Arc::clone(&image), Arc::clone(&image), image)
         }
         None => (
+            open_cached(&remote, Arc::new(MemoryCacheOps::new())).await?,
             open_cached(&remote, Arc::new(MemoryCacheOps::new())).await?,
             open_cached(&remote, Arc::new(MemoryCacheOps::new())).await?,
         ),
@@ -157,6 +161,7 @@ async fn read_image(args: &Args) -> Result<String> {
     let first = passes::one_reader(&image, &remote, &check, whole).await?;
     let second = passes::one_reader(&image, &remote, &check, whole).await?;
     let many = passes::many_readers(&shared, &remote, &check, part).await?;
+    let (ahead, waited) = passes::cached_ahead(&ahead, &remote, &check, part).await?;
 
     // The next process finds what was written without this; a flush makes it outlive a loss of power too.
     image
@@ -168,12 +173,19 @@ async fn read_image(args: &Args) -> Result<String> {
     // one makes no read fail, the remote steps in for it.
     let counters = image.counters();
     let healthy = counters == CacheCounters::default();
-    if healthy && (second.requests > 0 || many.received_bytes > part.len_bytes()) {
-        return Err(format!("something was fetched twice: {second:?}, {many:?}"));
+    let received_bytes = many.received_bytes.max(ahead.received_bytes);
+    if healthy && (second.requests > 0 || received_bytes > part.len_bytes()) {
+        return Err(format!(
+            "something was fetched twice: {second:?}, {many:?}, {ahead:?}"
+        ));
     }
 
     let mut lines = heading(args, device, whole, Extent::new(found.cached_blocks));
-    lines.push(format!("\n{}\n", Table::of([first, second, many])));
+    lines.push(format!("\n{}\n", Table::of([first, second, many, ahead])));
+    lines.push(format!(
+        "While the image was cached ahead, a reader had the end of it after {}.",
+        table::time(waited)
+    ));
     lines.push(check.verdict().to_string());
     if !healthy {
         lines.push(format!(

@@ -1,9 +1,11 @@
-//! What a program does with a cached reader: reads, from one task or from many. All of it is `read_blocks`.
+//! What a program does with a cached reader: reads, from one task or from many, and caches ahead. All of it is
+//! `read_blocks` and `warm`.
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use gibblox_cache::Warm;
 use gibblox_core::{BlockReader, ReadContext};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::JoinSet;
@@ -99,6 +101,38 @@ pub(crate) async fn many_readers(
     bar.finish_and_clear();
     read?;
     Ok(pass.finish(image, remote, wanted).await)
+}
+
+/// The extent is cached ahead, with a progress bar, while a reader reads the end of it, which is the last that would
+/// come. Then all of it is read. Returns how long the reader had to wait, too.
+pub(crate) async fn cached_ahead(
+    image: &Arc<CachedImage>,
+    remote: &Remote,
+    check: &Arc<Check>,
+    extent: Extent,
+) -> Result<(Row, Duration)> {
+    let whole = 0..extent.len_bytes();
+    let end =
+        whole.end.saturating_sub(CHUNK_BYTES as u64) / CHUNK_BYTES as u64 * CHUNK_BYTES as u64;
+    let pass = Measured::start("ahead, 1 reader", image, remote, extent).await;
+    let bar = progress_bar(&pass.name, extent.len_bytes());
+    let quiet = ProgressBar::hidden();
+    let warming = image.warm(Warm::range(0..extent.blocks), |progress| {
+        bar.set_length(progress.wanted_bytes());
+        bar.set_position(progress.done_bytes());
+    });
+    let reading = async {
+        let start = Instant::now();
+        read_range(image, check, end..whole.end, &quiet).await?;
+        Ok::<_, String>(start.elapsed())
+    };
+    let (warmed, waited) = tokio::join!(warming, reading);
+    bar.finish_and_clear();
+    warmed.map_err(|error| format!("cannot cache ahead: {}", plain(&error)))?;
+    let waited = waited?;
+    let read_bytes = whole.end - end + whole.end;
+    read_range(image, check, whole, &quiet).await?;
+    Ok((pass.finish(image, remote, read_bytes).await, waited))
 }
 
 /// Reads and checks `range`, given in bytes, piece by piece.

@@ -87,7 +87,7 @@ pub(crate) fn bytes(count: u64) -> String {
     BinaryBytes(count).to_string()
 }
 
-fn time(time: Duration) -> String {
+pub(crate) fn time(time: Duration) -> String {
     if time < Duration::from_secs(10) {
         format!("{:.1} ms", time.as_secs_f64() * 1e3)
     } else {

@@ -215,6 +215,26 @@ impl Words {
             .sum()
     }
 
+    /// How many bits of `run` are set.
+    pub(super) fn count_in(&self, run: Run) -> u64 {
+        let mut count = 0;
+        let mut rest = Some(run);
+        while let Some(run) = rest {
+            let end = (run.start() - run.start() % CHUNK_BLOCKS).saturating_add(CHUNK_BLOCKS);
+            // A large device is mostly chunks that are not there.
+            if self.chunk(chunk_of(run.start())).is_some() {
+                count += run
+                    .first_until(end)
+                    .into_iter()
+                    .flat_map(places)
+                    .map(|place| u64::from((self.at(place) & place.mask).count_ones()))
+                    .sum::<u64>();
+            }
+            rest = run.from(end);
+        }
+        count
+    }
+
     /// Whether the first bit of `run` is set, and the longest beginning of `run` that shares it.
     pub(super) fn same_from(&self, run: Run) -> (bool, Run) {
         let first = first_place(run);

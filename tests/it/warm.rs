@@ -112,7 +112,7 @@ fn what_makes_no_sense_is_refused_before_anything_is_fetched() {
     let backwards = 5..3;
     for (wish, kind) in [
         (Warm::ranges([0..4, 7..9]), GibbloxErrorKind::OutOfRange),
-        (Warm::ranges([8..u64::MAX]), GibbloxErrorKind::OutOfRange),
+        (Warm::range(8..u64::MAX), GibbloxErrorKind::OutOfRange),
         (
             Warm::ranges([0..4, backwards]),
             GibbloxErrorKind::InvalidInput,
@@ -333,7 +333,7 @@ fn a_fetch_that_fails_for_a_reader_is_no_error_of_a_wider_wish() {
             .0
             .map(|_| ())
     });
-    let same = poller.spawn(async { warm(&reader, Warm::ranges([2..4])).await.0.map(|_| ()) });
+    let same = poller.spawn(async { warm(&reader, Warm::range(2..4)).await.0.map(|_| ()) });
     poller.run();
     source.fail(|call| (call.index == 0).then(|| Fault::io("once")));
     while source.gate.release_all() > 0 {
@@ -460,7 +460,7 @@ fn one_pause_holds_many_and_those_dropped_in_it_are_forgotten() {
     let pause = Pause::new();
     pause.pause();
     let mut poller = Poller::new();
-    let wish = |range| warm(&reader, Warm::ranges([range]).with_pause(&pause));
+    let wish = |range| warm(&reader, Warm::range(range).with_pause(&pause));
     let tasks = [0..4, 2..6, 5..8].map(|range| poller.spawn(wish(range)));
     poller.run();
     poller.cancel(tasks[1]);
