@@ -3,7 +3,10 @@
 //! A binary of its own, since it replaces the global allocator, and counts one test at a time.
 
 use async_trait::async_trait;
-use gibblox_cache::{CacheConfig, CacheOps, CachedBlockReader, MemoryCacheOps, Warm};
+use core::future::Future;
+use core::pin::pin;
+use core::task::{Context, Waker};
+use gibblox_cache::{CacheConfig, CacheOps, CachedBlockReader, MemoryCacheOps, Pause, Warm};
 use gibblox_cache_harness::{CountingAllocator, Device, count_allocations, ready};
 use gibblox_core::{BlockReader, GibbloxError, GibbloxErrorKind, GibbloxResult, ReadContext};
 use std::sync::{Mutex, PoisonError};
@@ -153,6 +156,25 @@ fn warming_a_device_costs_the_windows_that_were_asked_for_whatever_its_size() {
         let most = u64::from(windows) * window_bytes + SLACK;
         assert!(counted.peak_bytes <= most, "{size} bytes: {counted:?}");
     }
+}
+
+#[test]
+fn what_is_dropped_while_it_is_paused_leaves_nothing_behind() {
+    const BLOCK: usize = 4096;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let device = Device::new(BLOCK, 1 << 10, 16 * BLOCK);
+    let reader = open(device, MemoryCacheOps::new());
+    let pause = Pause::new();
+    pause.pause();
+    let mut context = Context::from_waker(Waker::noop());
+    let ((), counted) = count_allocations(|| {
+        for _ in 0..10_000 {
+            let ahead = Warm::device().with_pause(&pause);
+            let warming = pin!(reader.warm(ahead, |_| ()));
+            assert!(warming.poll(&mut context).is_pending());
+        }
+    });
+    assert!(counted.kept_bytes <= 4096, "{counted:?}");
 }
 
 /// A file of the published crate's in which all blocks are valid and zero but the `missing` ones.

@@ -167,6 +167,27 @@ fn as_many_fetches_are_under_way_as_are_allowed() {
 }
 
 #[test]
+fn what_is_left_of_a_window_comes_before_the_next_window() {
+    let (source, _, reader) = world(16, 8);
+    source.gate.shut();
+    let mut poller = Poller::new();
+    poller.spawn(async {
+        read(&reader, 2, 1).await.unwrap();
+        None
+    });
+    poller.run();
+    let wish = Warm::device().with_windows_at_once(1);
+    let task = poller.spawn(async { Some(warm(&reader, wish).await) });
+    poller.run();
+    while source.gate.release_all() > 0 {
+        poller.run();
+    }
+    assert_eq!(source.reads(), [(2, 1), (0, 2), (3, 5), (8, 8)]);
+    let (_, told) = poller.take(task).expect("it is no reader");
+    assert_eq!(told, [(0, 0), (2, 2), (3, 2), (8, 7), (16, 15)]);
+}
+
+#[test]
 fn the_source_hears_the_context() {
     let (source, _, reader) = world(4, 4);
     let wish = Warm::device().with_context(ReadContext::READAHEAD);
