@@ -63,8 +63,8 @@ where
                     reader.count_hit(*hit, buf);
                     let waiting = match reader.file.read_hit_now(*hit, buf) {
                         Some(true) => return Poll::Ready(Ok(buf.len())),
-                        Some(false) => reader.fill_waiting(*hit, buf, *ctx),
-                        None => reader.hit_waiting(*hit, buf, *ctx),
+                        Some(false) => reader.fill_waiting(*hit, core::mem::take(buf), *ctx),
+                        None => reader.hit_waiting(*hit, core::mem::take(buf), *ctx),
                     };
                     *this = Self::Waiting(waiting);
                 }
@@ -121,24 +121,13 @@ where
 
     /// A hit that the backend is waited for, after all.
     #[cold]
-    fn hit_waiting<'a>(
-        &'a self,
-        hit: Hit,
-        buf: &mut &'a mut [u8],
-        ctx: ReadContext,
-    ) -> ReadBlocks<'a> {
-        Box::pin(self.read_hit(hit, core::mem::take(buf), ctx))
+    fn hit_waiting<'a>(&'a self, hit: Hit, buf: &'a mut [u8], ctx: ReadContext) -> ReadBlocks<'a> {
+        Box::pin(self.read_hit(hit, buf, ctx))
     }
 
     /// A hit that was none.
     #[cold]
-    fn fill_waiting<'a>(
-        &'a self,
-        hit: Hit,
-        buf: &mut &'a mut [u8],
-        ctx: ReadContext,
-    ) -> ReadBlocks<'a> {
-        let buf = core::mem::take(buf);
+    fn fill_waiting<'a>(&'a self, hit: Hit, buf: &'a mut [u8], ctx: ReadContext) -> ReadBlocks<'a> {
         Box::pin(async move {
             self.fill(hit.run(), buf, ctx).await?;
             Ok(buf.len())

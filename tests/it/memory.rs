@@ -141,7 +141,7 @@ fn neighbours_that_overwrite_one_piece_do_not_lose_each_other() {
 #[test]
 fn the_same_bytes_again_change_nothing_and_other_bytes_are_seen() {
     let memory = MemoryCacheOps::new();
-    let mut expected: Vec<u8> = (0..300_000).map(|index| (index % 251) as u8).collect();
+    let mut expected: Vec<u8> = (0..300_000_u32).map(|index| (index % 251) as u8).collect();
     finish(memory.write_at(1001, &expected)).unwrap();
     finish(memory.write_at(1001 + 70_000, &expected[70_000..200_000])).unwrap();
     assert!(bytes_at(&memory, 1001, 300_000) == expected);

@@ -131,7 +131,10 @@ impl MemoryCacheOps {
             }
             rest = behind;
         }
-        self.len.at_least(end);
+        // No bytes make nothing longer.
+        if !data.is_empty() {
+            self.len.at_least(end);
+        }
         Ok(())
     }
 
