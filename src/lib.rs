@@ -93,7 +93,7 @@ mod stats;
 mod sync;
 mod warm;
 
-pub use backend::{CacheOps, MemoryCacheOps};
+pub use backend::{CacheOps, MemoryCacheOps, contract};
 pub use config::{CacheConfig, VerifyPolicy};
 pub use identity::{
     cached_config_identity_string, cached_reader_identity_string, derive_cached_config_identity_id,

@@ -1,9 +1,10 @@
 //! What a cache file lies on.
 //!
 //! A backend is a flat, growable array of bytes: a file, a browser's private file, a flash partition, plain memory.
-//! It knows nothing of blocks or headers. [`CacheOps`] says what it must keep, [`MemoryCacheOps`] is the one that
-//! comes with the crate.
+//! It knows nothing of blocks or headers. [`CacheOps`] says what it must keep, [`contract`] checks that it does,
+//! [`MemoryCacheOps`] is the one that comes with the crate.
 
+pub mod contract;
 mod memory;
 
 use alloc::boxed::Box;
@@ -34,16 +35,19 @@ pub use memory::MemoryCacheOps;
 ///
 /// # Examples
 ///
-/// The `remote_image` example defines one over [`std::fs::File`](https://doc.rust-lang.org/std/fs/struct.File.html).
+/// [`contract`] says how to write one, and has a suite that checks it. The `remote_image` example defines one over
+/// [`std::fs::File`](https://doc.rust-lang.org/std/fs/struct.File.html).
 #[async_trait]
 pub trait CacheOps: Send + Sync {
     /// Reads at `offset` into `out`; returns how many bytes were there.
     ///
     /// Fewer than `out.len()` bytes mean that the end was reached, and only that: what is missing is treated as not
-    /// cached. `Ok(0)` beyond the end. The content of `out` past the returned count is unspecified.
+    /// cached. `Ok(0)` beyond the end, or an error where the medium has no such offset. The content of `out` past the
+    /// returned count is unspecified.
     async fn read_at(&self, offset: u64, out: &mut [u8]) -> GibbloxResult<usize>;
 
-    /// Writes all of `data` at `offset`, growing the array where it is too short.
+    /// Writes all of `data` at `offset`, growing the array where it is too short; what lies between its old end and
+    /// `offset` reads as zero. No bytes change nothing.
     ///
     /// An error leaves the bytes of the range unspecified, those outside it untouched.
     async fn write_at(&self, offset: u64, data: &[u8]) -> GibbloxResult<()>;

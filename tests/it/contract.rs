@@ -1,334 +1,223 @@
-//! What every [`CacheOps`] keeps, as a suite that any implementation can be run through.
-//!
-//! [`check_cache_ops`] needs nothing but a way to make an empty backend, and runs on any executor.
+//! The public suite for [`CacheOps`]: backends that keep the contract pass it, and each of the others is told which
+//! rule it breaks.
 
-use crate::support::{Backend, Immediate, finish};
+use crate::support::{Backend, Immediate, finish, for_seeds};
 use async_trait::async_trait;
-use futures_util::future::{join, join_all, try_join_all};
+use file_cache::FileCache;
+use gibblox_cache::contract::{self, Broken, Rule, Suite};
 use gibblox_cache::{CacheOps, MemoryCacheOps};
 use gibblox_core::{GibbloxError, GibbloxErrorKind, GibbloxResult};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::sync::{Arc, Mutex};
+use mutant::{MUTANTS, Mutant};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
-/// Checks everything that the documentation of [`CacheOps`] asks of an implementation, each part on a backend of its
-/// own that `make` gives out empty. One that keeps its size, as a partition does, is not for this suite.
-///
-/// # Panics
-///
-/// Where the backend does something else.
-async fn check_cache_ops<C: CacheOps>(make: impl Fn() -> C) {
-    check_reads_back(&make()).await;
-    check_overwrites(&make()).await;
-    check_ends(&make()).await;
-    check_holes(&make()).await;
-    check_lengths(&make()).await;
-    check_flush(&make()).await;
-    check_side_by_side(&make()).await;
-    check_dropped(&make()).await;
-    check_at_once(&make()).await;
-    check_shared(Arc::new(make())).await;
-}
+#[path = "../../examples/remote_image/file_cache.rs"]
+mod file_cache;
+mod mutant;
 
-/// The most that a part of the suite writes.
-const SIZE: usize = 10_000;
-
-/// Bytes without a short period.
-fn pattern(seed: u8) -> Vec<u8> {
-    let mut state = u32::from(seed) + 1;
-    let next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as u8
-    };
-    core::iter::repeat_with(next).take(SIZE).collect()
-}
-
-/// Reads up to `len` bytes; what lies past the returned count is cut off.
-async fn bytes_at<C: CacheOps>(backend: &C, offset: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0x5A; len];
-    let count = backend.read_at(offset, &mut bytes).await.expect("it reads");
-    assert!(count <= len, "no more bytes than there is room for");
-    bytes.truncate(count);
-    bytes
-}
-
-async fn check_reads_back<C: CacheOps>(backend: &C) {
-    let data = pattern(1);
-    backend.write_at(0, &data).await.expect("it writes");
-    for (offset, len) in [(0, SIZE), (1, 1), (511, 514), (4095, 2), (SIZE - 1, 1)] {
-        let read = bytes_at(backend, offset as u64, len).await;
-        assert!(read == data[offset..offset + len], "{len} from {offset}");
-    }
-}
-
-async fn check_overwrites<C: CacheOps>(backend: &C) {
-    let mut expected = pattern(2);
-    backend.write_at(0, &expected).await.expect("it writes");
-    let data = pattern(3);
-    for (offset, len) in [(0, 1), (500, 24), (4000, 200), (4096, 4096), (SIZE - 7, 7)] {
-        let part = &data[..len];
-        backend
-            .write_at(offset as u64, part)
-            .await
-            .expect("it writes");
-        expected[offset..offset + len].copy_from_slice(part);
-        let read = bytes_at(backend, 0, SIZE).await;
-        assert!(read == expected, "{len} over {offset}, and nothing else");
-    }
-}
-
-async fn check_ends<C: CacheOps>(backend: &C) {
-    assert_eq!(bytes_at(backend, 0, 10).await, [], "it starts out empty");
-    assert_eq!(bytes_at(backend, 1 << 40, 10).await, []);
-    backend.write_at(0, &[7; 100]).await.expect("it writes");
-    assert_eq!(bytes_at(backend, 90, 20).await, [7; 10], "short at the end");
-    assert_eq!(bytes_at(backend, 100, 20).await, [], "nothing behind it");
-    assert_eq!(bytes_at(backend, 101, 20).await, []);
-    assert_eq!(bytes_at(backend, 50, 0).await, []);
-    backend.write_at(100, &[8; 5]).await.expect("it grows");
-    assert_eq!(bytes_at(backend, 99, 20).await, [7, 8, 8, 8, 8, 8]);
-    backend.write_at(3, &[]).await.expect("nothing to write");
-    assert_eq!(bytes_at(backend, 0, 200).await.len(), 105);
-}
-
-async fn check_holes<C: CacheOps>(backend: &C) {
-    backend.write_at(9000, &[9; 10]).await.expect("it grows");
-    assert_eq!(bytes_at(backend, 0, 9000).await, [0; 9000]);
-    backend.write_at(5000, &[5; 10]).await.expect("it writes");
-    let mut expected = vec![0; 9010];
-    expected[5000..5010].fill(5);
-    expected[9000..].fill(9);
-    assert_eq!(bytes_at(backend, 0, SIZE).await, expected);
-}
-
-async fn check_lengths<C: CacheOps>(backend: &C) {
-    backend.set_len(6000).await.expect("it grows");
-    assert_eq!(bytes_at(backend, 0, SIZE).await, [0; 6000]);
-    backend.write_at(0, &pattern(4)).await.expect("it writes");
-    backend.set_len(4500).await.expect("it shrinks");
-    assert_eq!(bytes_at(backend, 0, SIZE).await, pattern(4)[..4500]);
-    backend.set_len(9000).await.expect("it grows again");
-    let mut expected = pattern(4);
-    expected[4500..].fill(0);
-    assert_eq!(bytes_at(backend, 0, SIZE).await, expected[..9000]);
-    backend.set_len(9000).await.expect("it stays");
-    assert_eq!(bytes_at(backend, 0, SIZE).await, expected[..9000]);
-    backend.set_len(0).await.expect("it is emptied");
-    assert_eq!(bytes_at(backend, 0, SIZE).await, []);
-    backend.write_at(10, &[1]).await.expect("it grows");
-    assert_eq!(
-        bytes_at(backend, 0, SIZE).await,
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
-    );
-}
-
-async fn check_flush<C: CacheOps>(backend: &C) {
-    backend.flush().await.expect("nothing to flush");
-    backend.write_at(0, &pattern(5)).await.expect("it writes");
-    backend.flush().await.expect("it flushes");
-    backend.flush().await.expect("it flushes again");
-    assert_eq!(bytes_at(backend, 0, SIZE).await, pattern(5));
-}
-
-async fn check_side_by_side<C: CacheOps>(backend: &C) {
-    backend.set_len(SIZE as u64).await.expect("it grows");
-    let data = pattern(6);
-    let parts = || data.chunks(617).zip((0_u64..).step_by(617));
-    let writes = parts().map(|(part, offset)| backend.write_at(offset, part));
-    let flush = backend.flush();
-    let (written, flushed) = join(try_join_all(writes), flush).await;
-    written.expect("they write");
-    flushed.expect("it flushes");
-    let reads = parts().map(|(part, offset)| bytes_at(backend, offset, part.len()));
-    assert_eq!(join_all(reads).await.concat(), data);
-}
-
-async fn check_dropped<C: CacheOps>(backend: &C) {
-    backend.write_at(0, &[1; 100]).await.expect("it writes");
-    drop(backend.write_at(0, &[2; 100]));
-    drop(backend.set_len(0));
-    drop(backend.flush());
-    backend.flush().await.expect("it flushes");
-    assert_eq!(bytes_at(backend, 0, 200).await, [1; 100], "nothing goes on");
-}
-
-/// What is answered at once is what would have been answered later.
-async fn check_at_once<C: CacheOps>(backend: &C) {
-    let data = pattern(7);
-    for (offset, part) in (0_u64..).step_by(1000).zip(data.chunks(1000)) {
-        match backend.write_now(offset, part) {
-            Some(written) => written.expect("it writes"),
-            None => backend.write_at(offset, part).await.expect("it writes"),
-        }
-    }
-    assert_eq!(bytes_at(backend, 0, SIZE).await, data);
-    for (offset, len) in [
-        (0, SIZE),
-        (4000, 200),
-        (SIZE - 10, 100),
-        (SIZE + 10, 100),
-        (5, 0),
-    ] {
-        let later = bytes_at(backend, offset as u64, len).await;
-        let mut now = vec![0xA5; len];
-        if let Some(count) = backend.read_now(offset as u64, &mut now) {
-            now.truncate(count.expect("it reads"));
-            assert!(now == later, "{len} from {offset}");
-        }
-    }
-}
-
-async fn check_shared<C: CacheOps>(backend: Arc<C>) {
-    let other: Arc<dyn CacheOps + '_> = Arc::<C>::clone(&backend);
-    other.write_at(0, &[3; 30]).await.expect("it writes");
-    other.flush().await.expect("it flushes");
-    assert_eq!(bytes_at(&backend, 0, 50).await, [3; 30], "one backend");
-    other.set_len(20).await.expect("it shrinks");
-    assert_eq!(bytes_at(&backend, 0, 50).await, [3; 20]);
-}
+/// How long the backends of these tests become: they have no holes.
+const MOST: u64 = 4 << 20;
 
 #[test]
 fn memory_keeps_the_contract() {
-    finish(check_cache_ops(MemoryCacheOps::new));
-    finish(check_cache_ops(MemoryCacheOps::default));
+    for_seeds(2, |rng| {
+        let suite = Suite::new().with_seed(rng.next());
+        finish(suite.check(async || MemoryCacheOps::new())).unwrap();
+    });
+}
+
+#[test]
+fn memory_keeps_the_contract_however_short_it_has_to_stay() {
+    for len in (0..20).chain([99, 100, 511, 512, 1499, 1500, 5000, 70_000, 300_000]) {
+        let suite = Suite::new().with_max_len(len);
+        finish(suite.check(async || Capped(MemoryCacheOps::new(), len))).unwrap();
+    }
 }
 
 #[test]
 fn the_backends_of_these_tests_keep_the_contract() {
-    finish(check_cache_ops(Backend::new));
-    finish(check_cache_ops(|| Immediate(Backend::new())));
-    finish(check_cache_ops(|| {
-        let backend = Backend::new();
+    let suite = Suite::new().with_max_len(MOST);
+    finish(suite.check(async || Backend::capped(MOST))).unwrap();
+    finish(suite.check(async || Immediate(Backend::capped(MOST)))).unwrap();
+    let slow = async || {
+        let backend = Backend::capped(MOST);
         backend.gate.once();
         backend
-    }));
+    };
+    finish(suite.check(slow)).unwrap();
 }
 
-/// A backend over a file, as short as it can be.
-struct FileBackend(Mutex<File>);
-
-impl FileBackend {
-    fn with<T>(&self, work: impl FnOnce(&mut File) -> io::Result<T>) -> GibbloxResult<T> {
-        let mut file = crate::support::lock(&self.0);
-        work(&mut file)
-            .map_err(|error| GibbloxError::with_message(GibbloxErrorKind::Io, error.to_string()))
-    }
-}
-
-#[async_trait]
-impl CacheOps for FileBackend {
-    async fn read_at(&self, offset: u64, out: &mut [u8]) -> GibbloxResult<usize> {
-        self.with(|file| {
-            file.seek(SeekFrom::Start(offset))?;
-            let mut count = 0;
-            while count < out.len() {
-                match file.read(&mut out[count..])? {
-                    0 => break,
-                    more => count += more,
+#[test]
+fn a_partition_keeps_the_contract_whatever_is_in_it() {
+    for len in [1, 2, 7, 100, 1000, 5000, 80_000, 1 << 20, (3 << 20) + 777] {
+        for pending in [false, true] {
+            let make = async || {
+                let garbage = (0..len).map(|index| (index * 7 + 1) as u8).collect();
+                let backend = Backend::partition(garbage);
+                if pending {
+                    backend.gate.once();
                 }
-            }
-            Ok(count)
-        })
-    }
-
-    async fn write_at(&self, offset: u64, data: &[u8]) -> GibbloxResult<()> {
-        self.with(|file| {
-            file.seek(SeekFrom::Start(offset))?;
-            file.write_all(data)
-        })
-    }
-
-    async fn set_len(&self, len: u64) -> GibbloxResult<()> {
-        self.with(|file| file.set_len(len))
-    }
-
-    async fn flush(&self) -> GibbloxResult<()> {
-        self.with(|file| file.sync_data())
+                backend
+            };
+            finish(Suite::fixed(len).check(make)).unwrap();
+        }
     }
 }
 
-#[test]
-fn a_plain_file_keeps_the_contract() {
-    finish(check_cache_ops(|| {
-        let file = tempfile::tempfile().expect("a place for temporary files");
-        FileBackend(Mutex::new(file))
-    }));
+#[tokio::test]
+async fn a_file_keeps_the_contract() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut files = 0;
+    let make = async || {
+        files += 1;
+        FileCache::open(&folder.path().join(files.to_string())).unwrap()
+    };
+    contract::check(make).await.unwrap();
 }
 
-#[test]
-fn a_reader_over_a_plain_file_finds_its_blocks_again() {
+#[tokio::test]
+async fn a_reader_over_a_file_finds_its_blocks_again() {
     use crate::support::{Source, read};
     use gibblox_cache::CachedBlockReader;
 
     let source = Source::new(14, 512, 100);
-    let file = tempfile::tempfile().expect("a place for temporary files");
-    let shared = Arc::new(FileBackend(Mutex::new(file)));
+    let folder = tempfile::tempdir().unwrap();
     for _ in 0..2 {
-        let opening = CachedBlockReader::new(Arc::clone(&source), Arc::clone(&shared));
-        let reader = finish(opening).unwrap();
-        source.assert_bytes(5, &finish(read(&reader, 5, 90)).unwrap());
+        let file = FileCache::open(&folder.path().join("cache")).unwrap();
+        let opening = CachedBlockReader::new(Arc::clone(&source), file);
+        let reader = opening.await.unwrap();
+        source.assert_bytes(5, &read(&reader, 5, 90).await.unwrap());
     }
     assert_eq!(source.reads(), [(5, 90)]);
 }
 
-/// A backend that breaks one rule.
-struct Broken {
-    inner: Arc<Backend>,
-    rule: u8,
+#[test]
+fn the_suite_may_run_on_any_thread_of_an_executor() {
+    fn may_move(_: impl Send) {}
+    may_move(contract::check(async || MemoryCacheOps::new()));
 }
 
+fn refused(why: &str) -> GibbloxError {
+    GibbloxError::with_message(GibbloxErrorKind::Io, why.to_string())
+}
+
+/// Refuses to become longer than its limit.
+struct Capped(MemoryCacheOps, u64);
+
 #[async_trait]
-impl CacheOps for Broken {
+impl CacheOps for Capped {
     async fn read_at(&self, offset: u64, out: &mut [u8]) -> GibbloxResult<usize> {
-        let count = self.inner.read_at(offset, out).await?;
-        match self.rule {
-            0 => Ok(count.min(5000)),
-            1 => Ok(out.len()),
-            _ => Ok(count),
-        }
+        self.0.read_at(offset, out).await
     }
 
     async fn write_at(&self, offset: u64, data: &[u8]) -> GibbloxResult<()> {
-        match self.rule {
-            2 if data.is_empty() => self.inner.set_len(offset).await,
-            3 => self.inner.write_at(offset & !1, data).await,
-            _ => self.inner.write_at(offset, data).await,
+        let end = offset.checked_add(data.len() as u64);
+        if !data.is_empty() && end.is_none_or(|end| end > self.1) {
+            return Err(refused("too long"));
+        }
+        self.0.write_at(offset, data).await
+    }
+
+    async fn set_len(&self, len: u64) -> GibbloxResult<()> {
+        assert!(len <= self.1, "the suite was told how long it may become");
+        self.0.set_len(len).await
+    }
+
+    async fn flush(&self) -> GibbloxResult<()> {
+        Ok(())
+    }
+}
+
+/// Whether the suite has found this, in so many words; else what it said.
+fn breaks(found: Result<(), Broken>, rule: Rule) -> Result<(), String> {
+    let Err(broken) = found else {
+        return Err("it passes".to_string());
+    };
+    let said = broken.to_string();
+    if broken.rule() == rule && said.starts_with(&format!("{rule}; but ")) {
+        return Ok(());
+    }
+    Err(said)
+}
+
+fn find_all(suite: Suite) {
+    let mut unfound = Vec::new();
+    for (wrong, rule) in MUTANTS {
+        let found = finish(suite.check(async || Mutant::new(wrong)));
+        if let Err(said) = breaks(found, rule) {
+            unfound.push(format!("{wrong:?}: {said}"));
+        }
+    }
+    assert!(unfound.is_empty(), "{unfound:#?}");
+}
+
+#[test]
+fn a_backend_that_does_one_thing_wrong_is_told_which_rule_it_breaks() {
+    find_all(Suite::new());
+    // All rules but two: a backend cannot get its `Arc` wrong, and a size that is kept is below.
+    let rules: BTreeSet<_> = MUTANTS.iter().map(|(_, rule)| rule.to_string()).collect();
+    assert_eq!(rules.len(), 13);
+}
+
+#[test]
+fn what_is_wrong_is_found_with_other_seeds_too() {
+    for_seeds(1, |rng| find_all(Suite::new().with_seed(rng.next())));
+}
+
+/// How a backend that should keep its size fails to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stretch {
+    Grows,
+    WritesWhatFits,
+    Shrinks,
+    IsShorter,
+    IsLonger,
+}
+
+struct Stretching(Stretch, Arc<Backend>);
+
+#[async_trait]
+impl CacheOps for Stretching {
+    async fn read_at(&self, offset: u64, out: &mut [u8]) -> GibbloxResult<usize> {
+        self.1.read_at(offset, out).await
+    }
+
+    async fn write_at(&self, offset: u64, data: &[u8]) -> GibbloxResult<()> {
+        let fits = self.1.bytes().len().saturating_sub(offset as usize);
+        match self.0 {
+            Stretch::Grows if fits < data.len() => {
+                self.1
+                    .edit(|bytes| bytes.resize(offset as usize + data.len(), 0));
+                self.1.write_at(offset, data).await
+            }
+            Stretch::WritesWhatFits => self.1.write_at(offset, &data[..fits.min(data.len())]).await,
+            _ => self.1.write_at(offset, data).await,
         }
     }
 
     async fn set_len(&self, len: u64) -> GibbloxResult<()> {
-        match self.rule {
-            4 => Ok(()),
-            5 => Err(super::support::backend::error("no")),
-            _ => self.inner.set_len(len).await,
+        if self.0 == Stretch::Shrinks {
+            self.1.edit(|bytes| bytes.truncate(len as usize));
         }
+        self.1.set_len(len).await
     }
 
     async fn flush(&self) -> GibbloxResult<()> {
-        match self.rule {
-            6 => self.inner.set_len(0).await,
-            _ => self.inner.flush().await,
-        }
-    }
-
-    fn read_now(&self, _offset: u64, out: &mut [u8]) -> Option<GibbloxResult<usize>> {
-        (self.rule == 7).then_some(Ok(out.len()))
-    }
-
-    fn write_now(&self, _offset: u64, _data: &[u8]) -> Option<GibbloxResult<()>> {
-        (self.rule == 8).then_some(Ok(()))
+        self.1.flush().await
     }
 }
 
 #[test]
-fn the_suite_sees_each_rule_broken() {
-    for rule in 0..9 {
-        let suite = || {
-            finish(check_cache_ops(|| Broken {
-                inner: Backend::new(),
-                rule,
-            }));
-        };
-        assert!(std::panic::catch_unwind(suite).is_err(), "rule {rule}");
+fn a_partition_that_stretches_is_told_which_rule_it_breaks() {
+    for (stretch, len, rule) in [
+        (Stretch::Grows, 5000, Rule::FixedSize),
+        (Stretch::WritesWhatFits, 5000, Rule::FixedSize),
+        (Stretch::Shrinks, 5000, Rule::Length),
+        (Stretch::IsShorter, 4999, Rule::Starts),
+        (Stretch::IsLonger, 5001, Rule::Starts),
+    ] {
+        let make = async || Stretching(stretch, Backend::partition(vec![7; len]));
+        let found = finish(Suite::fixed(5000).check(make));
+        assert_eq!(breaks(found, rule), Ok(()), "{stretch:?}");
     }
 }

@@ -78,7 +78,10 @@ impl State {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) -> GibbloxResult<()> {
-        self.grow(offset + data.len() as u64)?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.grow(offset.saturating_add(data.len() as u64))?;
         let start = offset as usize;
         self.bytes[start..start + data.len()].copy_from_slice(data);
         Ok(())
@@ -214,7 +217,7 @@ impl Backend {
 
     /// Notes a write as under way until the guard goes.
     fn begin_write(&self, call: Call) -> Writing<'_> {
-        let range = call.offset..call.offset + call.len as u64;
+        let range = call.offset..call.offset.saturating_add(call.len as u64);
         let mut state = self.state();
         let clash = state
             .writing
@@ -263,7 +266,7 @@ impl CacheOps for Backend {
     async fn read_at(&self, offset: u64, out: &mut [u8]) -> GibbloxResult<usize> {
         let (call, fault) = self.begin(Op::Read, offset, out);
         let (first, second) = out.split_at_mut(call.len / 2);
-        let behind = offset + first.len() as u64;
+        let behind = offset.saturating_add(first.len() as u64);
         let mut count = self.read_half(offset, first);
         self.gate.pass(call).await;
         count += self.read_half(behind, second);
@@ -286,7 +289,7 @@ impl CacheOps for Backend {
         let (call, fault) = self.begin(Op::Write, offset, data);
         let _writing = self.begin_write(call);
         let (first, second) = data.split_at(data.len() / 2);
-        let behind = offset + first.len() as u64;
+        let behind = offset.saturating_add(first.len() as u64);
         if fault != Some(Fault::Error) {
             self.state().write(offset, first)?;
         }

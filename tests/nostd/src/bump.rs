@@ -5,7 +5,7 @@ use core::cell::UnsafeCell;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-const ARENA_BYTES: usize = 1 << 20;
+const ARENA_BYTES: usize = 16 << 20;
 
 #[global_allocator]
 static BUMP: Bump = Bump {

@@ -17,12 +17,16 @@ use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
+use gibblox_cache::contract::Suite;
 use gibblox_cache::{CachedBlockReader, MemoryCacheOps};
 use gibblox_core::{BlockReader, GibbloxError, GibbloxErrorKind, GibbloxResult, ReadContext};
 
 const BLOCK_BYTES: usize = 512;
 const BLOCKS: u64 = 16;
 const PENDINGS_PER_READ: u32 = 3;
+
+/// Little, since the allocator takes nothing back.
+const BACKEND_BYTES: u64 = 100;
 
 /// A device whose every byte follows from its position, and whose every read waits a few times first.
 struct SlowDevice;
@@ -90,7 +94,8 @@ fn expect(holds: bool, claim: u8) -> Result<(), u8> {
     if holds { Ok(()) } else { Err(claim) }
 }
 
-/// Opens a cache, reads, drops a read half way, reads again, and looks at the bytes and the counting.
+/// Opens a cache, reads, drops a read half way, reads again, and looks at the bytes and the counting; then checks a
+/// backend.
 ///
 /// # Errors
 ///
@@ -150,7 +155,12 @@ pub fn run() -> Result<(), u8> {
         stats.cached_blocks == BLOCKS && stats.total_blocks == BLOCKS,
         12,
     )?;
-    expect(stats.total_hits + stats.total_misses == 16, 13)
+    expect(stats.total_hits + stats.total_misses == 16, 13)?;
+
+    // The suite for backends needs no more than this either.
+    let suite = Suite::new().with_max_len(BACKEND_BYTES);
+    let checked = finish(Box::pin(suite.check(async || MemoryCacheOps::new())));
+    expect(matches!(checked, Some(Ok(()))), 14)
 }
 
 #[panic_handler]
