@@ -10,22 +10,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use gibblox_pipeline::{PipelineSource, PipelineSourceMbr, PipelineSourceMbrSource};
+use gibblox_pipeline::PipelineSource;
 use tempfile::TempDir;
 
-use crate::image::{Image, Random, assert_file_is, image};
-use crate::pipeline::{http, write};
+use crate::image::{Image, Random, assert_file_is, disk_with, image};
+use crate::pipeline::{http, mbr, write};
 use crate::program::{Program, folder};
-use crate::server::{PROBE, Server, bytes_of};
+use crate::server::{Conduct, PROBE, Server, bytes_of};
 
 const PACKAGE: &str = "gibblox-cli";
 const VERSION: &str = "0.0.1";
 
 /// The program reads its source in blocks of this many bytes.
 const BLOCK_SIZE: usize = 4096;
-
-/// Bytes in front of the partition of the served disk: a sector with the partition table, and room.
-const BEFORE_PARTITION: usize = 64 << 10;
 
 /// Where the cache lies in the pipeline.
 #[derive(Clone, Copy, Debug)]
@@ -57,32 +54,41 @@ impl Policy {
     }
 }
 
-/// A disk with one partition behind HTTP, and a folder for the program.
+/// An image behind HTTP, and a folder for the program.
 struct Setting {
     server: Server,
-    partition: Image,
+    /// What the program has to write.
+    wanted: Image,
     folder: TempDir,
     pipeline: PathBuf,
 }
 
 impl Setting {
-    /// `len` bytes of partition. Their number is odd in every respect that a disk allows.
+    /// A disk with a partition of `len` bytes, which the program copies. Their number is odd in every respect that a
+    /// disk allows.
     fn new(seed: u64, len: usize) -> Self {
         let partition = image(seed, len.next_multiple_of(512));
-        let server = Server::start(disk_with(&partition).into());
+        let disk = disk_with(&partition).into();
+        Self::with(disk, partition, mbr)
+    }
+
+    /// An image of `len` bytes, all of which the program copies.
+    fn without_partitions(seed: u64, len: usize) -> Self {
+        let image = image(seed, len);
+        Self::with(image.clone(), image, |http| http)
+    }
+
+    fn with(
+        source: Image,
+        wanted: Image,
+        pipeline: impl FnOnce(PipelineSource) -> PipelineSource,
+    ) -> Self {
+        let server = Server::start(source);
         let folder = folder();
-        let pipeline = PipelineSource::Mbr(PipelineSourceMbrSource {
-            mbr: PipelineSourceMbr {
-                partuuid: None,
-                index: Some(0),
-                source: Box::new(http(&server.url())),
-                content: None,
-            },
-        });
         Self {
-            pipeline: write(&pipeline, folder.path()),
+            pipeline: write(&pipeline(http(&server.url())), folder.path()),
             server,
-            partition,
+            wanted,
             folder,
         }
     }
@@ -91,15 +97,19 @@ impl Setting {
         self.folder.path().join(name)
     }
 
-    /// Starts the program; it copies the partition to `output`.
-    fn start(&self, policy: Policy, output: &Path) -> Program {
+    /// The program, which copies what is wanted to `output`.
+    fn command(&self, policy: Policy, output: &Path) -> Command {
         let mut command = Command::new(program());
         command
             .arg(&self.pipeline)
             .args(["--cache-policy", policy.name(), "--output"])
             .arg(output)
             .env("XDG_CACHE_HOME", self.folder.path().join("cache"));
-        Program::start(&mut command)
+        command
+    }
+
+    fn start(&self, policy: Policy, output: &Path) -> Program {
+        Program::start(&mut self.command(policy, output))
     }
 
     /// Runs the program to its end, checks what it wrote, and returns what the server was asked for.
@@ -108,7 +118,7 @@ impl Setting {
         let output = self.output("output");
         self.server.take_asked();
         self.start(policy, &output).succeed();
-        assert_file_is(&output, &self.partition, BLOCK_SIZE);
+        assert_file_is(&output, &self.wanted, BLOCK_SIZE);
         self.server.take_asked()
     }
 
@@ -117,24 +127,12 @@ impl Setting {
     }
 }
 
-/// A disk with `partition` as its first one.
-fn disk_with(partition: &[u8]) -> Vec<u8> {
-    let sectors = |bytes: usize| u32::try_from(bytes / 512).unwrap().to_le_bytes();
-    let mut disk = vec![0; BEFORE_PARTITION];
-    disk[446 + 4] = 0x83;
-    disk[446 + 8..][..4].copy_from_slice(&sectors(BEFORE_PARTITION));
-    disk[446 + 12..][..4].copy_from_slice(&sectors(partition.len()));
-    disk[510..][..2].copy_from_slice(&[0x55, 0xaa]);
-    disk.extend(partition);
-    disk
-}
-
 #[test]
 fn with_a_cache_at_the_head_the_second_run_fetches_nothing() {
     let setting = Setting::new(30, 3_000_000);
     let cold = setting.run(Policy::Head);
     // Each block once: the one with the partition table, and those of the partition.
-    let wanted = setting.partition.len().next_multiple_of(BLOCK_SIZE) as u64;
+    let wanted = setting.wanted.len().next_multiple_of(BLOCK_SIZE) as u64;
     assert!(bytes_of(&cold[1..]) <= wanted + 4096, "{cold:?}");
     for _ in 0..2 {
         assert_eq!(setting.run(Policy::Head), Policy::Head.asked_when_warm());
@@ -145,9 +143,46 @@ fn with_a_cache_at_the_head_the_second_run_fetches_nothing() {
 fn with_a_cache_at_the_tail_the_second_run_fetches_the_partition_table_only() {
     let setting = Setting::new(31, 3_000_000);
     let cold = setting.run(Policy::Tail);
-    assert!(bytes_of(&cold) > setting.partition.len() as u64);
+    assert!(bytes_of(&cold) > setting.wanted.len() as u64);
     for _ in 0..2 {
         assert_eq!(setting.run(Policy::Tail), Policy::Tail.asked_when_warm());
+    }
+}
+
+#[test]
+fn without_partitions_the_second_run_fetches_nothing_wherever_the_cache_is() {
+    for (policy, seed) in [(Policy::Head, 41), (Policy::Tail, 42)] {
+        let setting = Setting::without_partitions(seed, 2_000_001);
+        let cold = setting.run(policy);
+        assert_eq!(cold[0], PROBE);
+        assert_eq!(bytes_of(&cold[1..]), setting.wanted.len() as u64);
+        for _ in 0..2 {
+            assert_eq!(setting.run(policy), [PROBE]);
+        }
+    }
+}
+
+#[test]
+fn a_server_without_ranges_is_an_error_of_the_program_and_spoils_no_cache() {
+    for (policy, seed) in [(Policy::Head, 43), (Policy::Tail, 44)] {
+        let setting = Setting::new(seed, 1_000_000);
+        let whole = bytes_of(&setting.run(Policy::None));
+        setting.server.conduct(Conduct::IgnoreRange);
+        let output = setting.output("without ranges");
+        let ended = setting.command(policy, &output).output().unwrap();
+        assert!(!ended.status.success());
+        let says = String::from_utf8_lossy(&ended.stderr);
+        assert!(
+            says.contains("content-length mismatch") || says.contains("206"),
+            "{says}"
+        );
+        // Nothing of what it may have written is wrong, and nothing is cached.
+        let written = fs::read(&output).unwrap_or_default();
+        assert!(setting.wanted.starts_with(&written));
+
+        setting.server.conduct(Conduct::Serve);
+        assert!(bytes_of(&setting.run(policy)) >= whole - 4096);
+        assert_eq!(setting.run(policy), policy.asked_when_warm());
     }
 }
 
@@ -157,7 +192,7 @@ fn without_a_cache_every_run_fetches_everything() {
     let setting = Setting::new(32, 1_000_000);
     let first = setting.run(Policy::None);
     assert_eq!(setting.run(Policy::None), first);
-    assert!(bytes_of(&first) > setting.partition.len() as u64);
+    assert!(bytes_of(&first) > setting.wanted.len() as u64);
 }
 
 #[tokio::test]
@@ -208,7 +243,7 @@ fn three_at_once_on_one_cache_file_read_right_bytes_and_again() {
                     .map(|output| setting.start(policy, output));
                 for (program, output) in programs.into_iter().zip(&outputs) {
                     program.succeed();
-                    assert_file_is(output, &setting.partition, BLOCK_SIZE);
+                    assert_file_is(output, &setting.wanted, BLOCK_SIZE);
                 }
             }
             setting.run(policy);

@@ -100,3 +100,18 @@ pub(crate) fn assert_file_is(path: &Path, image: &[u8], block_size: usize) {
     expected.resize(image.len().next_multiple_of(block_size), 0);
     assert!(found == expected, "wrong bytes in {}", path.display());
 }
+
+/// Bytes in front of the partition of the served disk: a sector with the partition table, and room.
+const BEFORE_PARTITION: usize = 64 << 10;
+
+/// A disk with `partition` as its first one.
+pub(crate) fn disk_with(partition: &[u8]) -> Vec<u8> {
+    let sectors = |bytes: usize| u32::try_from(bytes / 512).unwrap().to_le_bytes();
+    let mut disk = vec![0; BEFORE_PARTITION];
+    disk[446 + 4] = 0x83;
+    disk[446 + 8..][..4].copy_from_slice(&sectors(BEFORE_PARTITION));
+    disk[446 + 12..][..4].copy_from_slice(&sectors(partition.len()));
+    disk[510..][..2].copy_from_slice(&[0x55, 0xaa]);
+    disk.extend(partition);
+    disk
+}

@@ -8,13 +8,16 @@
     reason = "a test that cannot go on has failed, and says where"
 )]
 
+mod changed;
 mod cli;
+mod contract;
 mod full_disk;
 mod image;
 mod killed;
 mod many;
 mod pipeline;
 mod program;
+mod ranges;
 mod server;
 mod shared;
 mod sick_server;

@@ -4,16 +4,20 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{ACCEPT_RANGES, CONTENT_RANGE, RANGE};
+use hyper::header::{
+    ACCEPT_RANGES, CONTENT_RANGE, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -49,6 +53,8 @@ pub(crate) enum Conduct {
     IgnoreRange,
     /// Waits until it is told something else, and then does that.
     Hold,
+    /// Sends half of the range, and the other half after [`Server::go_on`].
+    Stall,
     /// Closes every connection, new ones before anything was said.
     Dead,
 }
@@ -63,10 +69,15 @@ pub(crate) struct Server {
 
 #[derive(Debug)]
 struct Shared {
-    image: Mutex<Image>,
+    /// With what the server calls this content.
+    image: Mutex<(Image, String)>,
     /// For the next requests, before [`Shared::conduct`] holds again.
     next: Mutex<VecDeque<Conduct>>,
     conduct: watch::Sender<Conduct>,
+    /// How often those were told to go on who stall.
+    went_on: watch::Sender<u64>,
+    /// How many requests had a condition, such as that the image is still the same.
+    conditional: AtomicU64,
     asked: watch::Sender<Vec<Range<u64>>>,
     /// Bytes of bodies that were handed to the connection.
     sent: watch::Sender<u64>,
@@ -76,15 +87,22 @@ struct Shared {
 impl Server {
     /// Serves `image` on a free port.
     pub(crate) fn start(image: Image) -> Self {
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), image).unwrap()
+    }
+
+    /// Serves `image` at `address`, where another server may have been.
+    pub(crate) fn start_at(address: SocketAddr, image: Image) -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind(address)?;
         let shared = Arc::new(Shared {
-            image: Mutex::new(image),
+            image: Mutex::new(tagged(image)),
             next: Mutex::default(),
             conduct: watch::Sender::new(Conduct::Serve),
+            went_on: watch::Sender::default(),
+            conditional: AtomicU64::new(0),
             asked: watch::Sender::default(),
             sent: watch::Sender::default(),
             gone: watch::Sender::default(),
         });
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let thread = thread::spawn({
@@ -97,11 +115,15 @@ impl Server {
                     .block_on(shared.serve(listener));
             }
         });
-        Self {
+        Ok(Self {
             address,
             shared,
             thread: Some(thread),
-        }
+        })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(crate) fn url(&self) -> Url {
@@ -119,9 +141,24 @@ impl Server {
         next.extend(std::iter::repeat_n(conduct, requests));
     }
 
+    /// Sends the other halves of all bodies that stall now.
+    pub(crate) fn go_on(&self) {
+        self.shared.went_on.send_modify(|times| *times += 1);
+    }
+
+    /// What the server calls the present content of the image, in the header `ETag`.
+    pub(crate) fn tag(&self) -> String {
+        self.shared.image.lock().unwrap().1.clone()
+    }
+
+    /// How many requests so far had a condition.
+    pub(crate) fn conditional(&self) -> u64 {
+        self.shared.conditional.load(Ordering::Relaxed)
+    }
+
     /// Replaces what is served.
     pub(crate) fn replace_image(&self, image: Image) {
-        *self.shared.image.lock().unwrap() = image;
+        *self.shared.image.lock().unwrap() = tagged(image);
     }
 
     /// What was asked for since this was called last, in bytes of the image, in the order of arrival.
@@ -194,10 +231,16 @@ impl Shared {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Pieces>, Infallible> {
-        let image = Arc::clone(&self.image.lock().unwrap());
-        let asked = range_of(&request, image.len());
-        let (first, end) = (asked.start as u64, asked.end as u64);
-        self.asked.send_modify(|log| log.push(first..end));
+        let (image, tag) = self.image.lock().unwrap().clone();
+        let asked = range_of(&request).unwrap_or(0..image.len());
+        self.asked
+            .send_modify(|log| log.push(asked.start as u64..asked.end as u64));
+        let conditions = [IF_MATCH, IF_NONE_MATCH, IF_RANGE, IF_MODIFIED_SINCE];
+        let conditions = conditions
+            .iter()
+            .filter(|name| request.headers().contains_key(*name));
+        self.conditional
+            .fetch_add(conditions.count().min(1) as u64, Ordering::Relaxed);
         let next = self.next.lock().unwrap().pop_front();
         let conduct = match next {
             Some(conduct) => conduct,
@@ -208,19 +251,35 @@ impl Shared {
                 .await
                 .unwrap(),
         };
+        let sent = self.sent.clone();
+        let response = Response::builder().header(ETAG, &tag);
+        if asked.start >= image.len()
+            && matches!(conduct, Conduct::Serve | Conduct::Cut | Conduct::Stall)
+        {
+            let response = response.status(StatusCode::RANGE_NOT_SATISFIABLE);
+            return Ok(response.body(Pieces::new(&[], sent)).unwrap());
+        }
+        // What lies past the end is left out.
+        let part = asked.start..asked.end.min(image.len());
         let partial = Response::builder()
             .status(StatusCode::PARTIAL_CONTENT)
+            .header(ETAG, tag)
             .header(ACCEPT_RANGES, "bytes")
             .header(
                 CONTENT_RANGE,
-                format!("bytes {first}-{}/{}", end - 1, image.len()),
+                format!("bytes {}-{}/{}", part.start, part.end - 1, image.len()),
             );
-        let sent = self.sent.clone();
         Ok(match conduct {
-            Conduct::Serve => partial.body(Pieces::new(&image[asked], sent)),
-            Conduct::Cut => partial.body(Pieces::new(&image[asked], sent).cut()),
-            Conduct::IgnoreRange => Response::builder().body(Pieces::new(&image, sent)),
-            Conduct::Fail | Conduct::Hold | Conduct::Dead => Response::builder()
+            Conduct::Serve => partial.body(Pieces::new(&image[part], sent)),
+            Conduct::Cut => partial.body(Pieces::new(&image[part], sent).cut()),
+            Conduct::Stall => {
+                let mut went_on = self.went_on.subscribe();
+                let before = *went_on.borrow();
+                let go_on = async move { drop(went_on.wait_for(|times| *times > before).await) };
+                partial.body(Pieces::new(&image[part], sent).stall(Box::pin(go_on)))
+            }
+            Conduct::IgnoreRange => response.body(Pieces::new(&image, sent)),
+            Conduct::Fail | Conduct::Hold | Conduct::Dead => response
                 .status(StatusCode::INTERNAL_SERVER_ERROR)
                 .body(Pieces::new(&[], sent)),
         }
@@ -228,23 +287,31 @@ impl Shared {
     }
 }
 
-/// The range that `request` asks for, or the whole image of `len` bytes.
-fn range_of(request: &Request<Incoming>, len: usize) -> Range<usize> {
-    request
-        .headers()
-        .get(RANGE)
-        .and_then(|range| range.to_str().ok()?.strip_prefix("bytes="))
-        .and_then(|range| range.split_once('-'))
-        .and_then(|(first, last)| Some(first.parse().ok()?..last.parse::<usize>().ok()? + 1))
-        .filter(|range| range.start < range.end && range.end <= len)
-        .unwrap_or(0..len)
+/// With a name for this content.
+fn tagged(image: Image) -> (Image, String) {
+    let mut hasher = DefaultHasher::new();
+    image.hash(&mut hasher);
+    (image, format!("\"{:016x}\"", hasher.finish()))
 }
+
+/// The range that `request` asks for, if it does.
+fn range_of(request: &Request<Incoming>) -> Option<Range<usize>> {
+    let range = request.headers().get(RANGE)?.to_str().ok()?;
+    let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+    let range = first.parse().ok()?..last.parse::<usize>().ok()? + 1;
+    (!range.is_empty()).then_some(range)
+}
+
+/// Something to wait for.
+type Moment = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A body that is sent piece by piece, and may end before it should.
 struct Pieces {
     rest: Bytes,
     /// How many of the announced bytes are never sent.
     withheld: usize,
+    /// From when on the rest waits, by its length, and for what.
+    stall: Option<(usize, Moment)>,
     sent: watch::Sender<u64>,
 }
 
@@ -253,6 +320,7 @@ impl Pieces {
         Self {
             rest: Bytes::copy_from_slice(bytes),
             withheld: 0,
+            stall: None,
             sent,
         }
     }
@@ -260,6 +328,11 @@ impl Pieces {
     fn cut(mut self) -> Self {
         self.withheld = self.rest.len().div_ceil(2);
         self.rest.truncate(self.rest.len() - self.withheld);
+        self
+    }
+
+    fn stall(mut self, go_on: Moment) -> Self {
+        self.stall = Some((self.rest.len() / 2, go_on));
         self
     }
 }
@@ -270,8 +343,15 @@ impl Body for Pieces {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let left = self.rest.len();
+        if let Some((_, go_on)) = self.stall.as_mut().filter(|(from, _)| left <= *from) {
+            if go_on.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            self.stall = None;
+        }
         let len = PIECE.min(self.rest.len());
         if len == 0 {
             return Poll::Ready((self.withheld != 0).then(|| Err(io::Error::other("cut"))));

@@ -1,17 +1,19 @@
 //! A server that fails, lies, dies and comes back. What was cached stays readable, and what was not is read as soon as
 //! the server is well again.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use gibblox_cache::CachedBlockReader;
-use gibblox_cache_downstream::{open, remote};
+use gibblox_cache_downstream::{BLOCK_SIZE, open, remote};
 use gibblox_cache_store_std::StdCacheOps;
-use gibblox_core::{BlockReader, GibbloxErrorKind, ReadContext};
+use gibblox_core::{BlockByteReader, BlockReader, GibbloxErrorKind, ReadContext};
+use gibblox_http::{HttpReader, HttpReaderConfig};
 use tokio::task::JoinSet;
 
-use crate::image::{blocks_in, image, read_all_right, read_right};
-use crate::program::folder;
-use crate::server::{Conduct, PROBE, Server};
+use crate::image::{Image, image, read_all_right, read_right};
+use crate::program::{folder, skipped};
+use crate::server::{Conduct, Server};
 
 /// How often [`HttpReader`](gibblox_http::HttpReader) asks for a range before it gives up.
 const TRIES: usize = 3;
@@ -144,40 +146,101 @@ async fn a_reader_that_gives_up_on_a_slow_server_leaves_its_fetch_to_the_next() 
     assert_eq!(server.take_asked(), []);
 }
 
-#[tokio::test]
-async fn an_image_of_another_length_never_meets_the_old_cache() {
-    let old = image(12, 30 * 4096);
-    let new = image(13, 31 * 4096 + 5);
-    let server = Server::start(old.clone());
-    let folder = folder();
-    let path = folder.path().join("one file for both");
-    for (image, requests) in [(&old, 1), (&old, 0), (&new, 1), (&new, 0), (&old, 1)] {
-        server.replace_image(image.clone());
-        let remote = remote(&server.url()).await.unwrap();
-        let cache = StdCacheOps::open_path(&path).unwrap();
-        let reader = CachedBlockReader::new(remote, cache).await.unwrap();
-        assert_eq!(server.take_asked(), [PROBE]);
-        read_all_right(&reader, image, blocks_in(image)).await;
-        assert_eq!(server.take_asked().len(), requests);
-    }
+/// A read in a task of its own.
+fn spawn_read(
+    tasks: &mut JoinSet<()>,
+    reader: &Arc<impl BlockReader + 'static>,
+    image: &Image,
+    (lba, blocks): (u64, u64),
+) {
+    let (reader, image) = (Arc::clone(reader), image.clone());
+    tasks.spawn(async move { read_right(&*reader, &image, lba, blocks).await });
 }
 
-/// The name of an HTTP source is its URL, so nothing tells the cache that the bytes behind it are others now. What it
-/// has fetched it keeps, block by block. A program whose images change names them apart, in the URL for instance.
 #[tokio::test]
-async fn an_image_that_changes_behind_its_url_is_another_only_under_another_url() {
-    let old = image(14, 30 * 4096);
-    let new = image(15, 30 * 4096);
-    let server = Server::start(old.clone());
+async fn a_body_that_comes_slowly_holds_up_only_those_who_want_it() {
+    let image = image(25, 80 * 4096);
+    let server = Server::start(image.clone());
     let folder = folder();
-    let mut url = server.url();
-    let reader = open(&url, folder.path()).await.unwrap();
-    read_right(&reader, &old, 0, 10).await;
-    server.replace_image(new.clone());
-    read_right(&reader, &old, 0, 10).await;
-    read_right(&reader, &new, 10, 10).await;
+    let reader = Arc::new(open(&server.url(), folder.path()).await.unwrap());
+    read_right(&*reader, &image, 0, 10).await;
 
-    url.set_query(Some("version=2"));
+    for gives_up in [false, true] {
+        let lba = if gives_up { 50 } else { 20 };
+        server.take_asked();
+        let sent = server.sent();
+        server.next(1, Conduct::Stall);
+        let mut slow = JoinSet::new();
+        spawn_read(&mut slow, &reader, &image, (lba, 20));
+        server.has_sent(sent + 10 * 4096).await;
+        let mut followers = JoinSet::new();
+        for part in [(lba + 1, 5), (lba + 15, 5)] {
+            spawn_read(&mut followers, &reader, &image, part);
+        }
+        // Half of the body is here by now. What is cached, and what is missing elsewhere, is read at once.
+        read_right(&*reader, &image, 0, 10).await;
+        read_right(&*reader, &image, lba + 20, 5).await;
+        assert!(slow.try_join_next().is_none() && followers.try_join_next().is_none());
+        if gives_up {
+            slow.shutdown().await;
+        } else {
+            server.go_on();
+            slow.join_next().await.unwrap().unwrap();
+        }
+        while let Some(read) = followers.join_next().await {
+            read.unwrap();
+        }
+        if !gives_up {
+            let slow_and_other = [
+                lba * 4096..(lba + 20) * 4096,
+                (lba + 20) * 4096..(lba + 25) * 4096,
+            ];
+            assert_eq!(server.take_asked(), slow_and_other);
+        }
+    }
+    // None of the blocks of which half had come is taken for whole.
+    read_all_right(&*reader, &image, 7).await;
+    server.take_asked();
+    read_all_right(&*reader, &image, 80).await;
+    assert_eq!(server.take_asked(), []);
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_costs_nothing_that_is_cached_and_may_come_back() {
+    // An address that nobody connects from, so that its port is still free when the server comes back.
+    let address = (Ipv4Addr::new(127, 0, 0, 2), 0).into();
+    let image = image(26, 30 * 4096 + 9);
+    let Ok(server) = Server::start_at(address, image.clone()) else {
+        return skipped("there is no 127.0.0.2 here");
+    };
+    let (url, address) = (server.url(), server.address());
+    let folder = folder();
     let reader = open(&url, folder.path()).await.unwrap();
-    read_all_right(&reader, &new, 30).await;
+    read_right(&reader, &image, 0, 20).await;
+    drop(server);
+
+    read_right(&reader, &image, 0, 20).await;
+    read_fails(&reader, 18, 4).await;
+    // Who has to ask for the length cannot start; who knows it can, and has what an earlier process cached.
+    assert_eq!(
+        remote(&url).await.err().unwrap().kind(),
+        GibbloxErrorKind::Io
+    );
+    let config = HttpReaderConfig::with_size(url, BLOCK_SIZE, image.len() as u64);
+    let http = HttpReader::open(config).await.unwrap();
+    let remote = BlockByteReader::new(http, BLOCK_SIZE).unwrap();
+    let cache = StdCacheOps::open_in_for_reader(folder.path(), &remote)
+        .await
+        .unwrap();
+    let second = CachedBlockReader::new(remote, cache).await.unwrap();
+    read_right(&second, &image, 0, 20).await;
+    read_fails(&second, 20, 1).await;
+
+    let server = Server::start_at(address, image.clone()).unwrap();
+    for reader in [&reader, &second] {
+        read_all_right(reader, &image, 5).await;
+    }
+    server.take_asked();
+    read_all_right(&second, &image, 31).await;
+    assert_eq!(server.take_asked(), []);
 }
