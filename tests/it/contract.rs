@@ -49,7 +49,18 @@ fn the_backends_of_these_tests_keep_the_contract() {
 
 #[test]
 fn a_partition_keeps_the_contract_whatever_is_in_it() {
-    for len in [1, 2, 7, 100, 1000, 5000, 80_000, 1 << 20, (3 << 20) + 777] {
+    for len in [
+        0,
+        1,
+        2,
+        7,
+        100,
+        1000,
+        5000,
+        80_000,
+        1 << 20,
+        (3 << 20) + 777,
+    ] {
         for pending in [false, true] {
             let make = async || {
                 let garbage = (0..len).map(|index| (index * 7 + 1) as u8).collect();
