@@ -26,6 +26,7 @@ mod format;
 mod hostile;
 mod memory;
 mod open;
+mod program;
 mod read;
 mod scale;
 mod schedules;
