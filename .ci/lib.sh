@@ -4,12 +4,14 @@ have() {
     command -v "$1" >/dev/null 2>&1
 }
 
+update_packages() {
+    [[ -n ${packages_updated:-} ]] || apt-get update -qq
+    packages_updated=1
+}
+
 install_packages() {
     echo "installing from Debian: $*"
-    if [[ -z ${packages_updated:-} ]]; then
-        apt-get update -qq
-        packages_updated=1
-    fi
+    update_packages
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
