@@ -115,6 +115,12 @@ impl Validity {
         self.trusted.reserve(run)
     }
 
+    /// The parts of `run` that there is room for. No bit of another block was ever set, here or, by this process, in
+    /// the file.
+    pub(crate) fn reserved(&self, run: Run) -> impl Iterator<Item = Run> {
+        self.valid.reserved(run)
+    }
+
     /// Whether every block of `run` is valid and trusted. What its bytes are was written before.
     #[inline]
     pub(crate) fn is_trusted(&self, run: Run) -> bool {

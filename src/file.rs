@@ -26,12 +26,19 @@
 //! who writes it has claimed it, and composes it then, so a late write never takes back an earlier one. A future that
 //! is dropped in the middle leaves a bit in the file at most in front of bytes that were written.
 //!
+//! # Invalidating
+//!
+//! For a source that changed, so what is dropped must not come back, whatever the power does afterwards. A cleared bit
+//! is not enough for that: when the block is fetched again, its new bit may reach the medium, and its new bytes not. So
+//! the checksum is overwritten with zeros too, which match nothing. The caller leads the run, so nobody stores into it.
+//!
 //! # A flush that fails
 //!
 //! Nobody knows then what the medium kept, and reading it back may show either. So nothing stays trusted; each block
 //! is compared again before it is served. In a file without checksums there is nothing to compare with: what this
 //! process has read or written is dropped and fetched again, and the next process trusts the file as 0.0.1 would.
 
+mod invalidate;
 mod open;
 
 use alloc::string::String;
@@ -53,9 +60,7 @@ use crate::geometry::Geometry;
 use crate::run::Run;
 use crate::stats::FailureCounts;
 
-use open::PIECE_BYTES;
-
-/// What a small machine is asked for where [`PIECE_BYTES`] are too many.
+/// What a small machine is asked for where [`PIECE_BYTES`](open::PIECE_BYTES) are too many.
 const SMALL_PIECE_BYTES: u64 = 1 << 10;
 
 /// How often a run is looked at where blocks are dropped meanwhile: the second time everything is compared.
@@ -538,16 +543,9 @@ impl<C: CacheOps> CacheFile<C> {
             self.validity.distrust_all();
             return;
         }
-        let mut rest = Run::new(0, self.geometry.total_blocks());
-        if let Some(device) = rest {
-            self.validity.invalidate(device);
-        }
-        while let Some(run) = rest {
-            let piece = run.first(PIECE_BYTES * 8);
-            rest = run.from(piece.end());
-            if self.write_bits(piece, None).await.is_err() {
-                break;
-            }
+        if let Some(device) = Run::new(0, self.geometry.total_blocks()) {
+            self.invalidate(device);
+            let _ = self.erase(device).await;
         }
     }
 

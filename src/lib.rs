@@ -40,12 +40,14 @@
 //!   of a healthy source go on.
 //! - **Any cache file is safe to open**, after a loss of power, a damaged disk, or a mistake: what is not the source's
 //!   is recognised by a 64-bit checksum of each block and fetched again.
+//! - **What is dropped stays dropped.** [`CachedBlockReader::invalidate`] and [`CachedBlockReader::clear`] outlive a loss
+//!   of power, also one that comes while the blocks are fetched anew.
 //!
 //! What is not promised: a future that is kept but never polled again may keep those waiting who want the same blocks,
 //! or their close neighbours; poll or drop your futures. A file that another process resets while this one has it open
 //! is only noticed under [`VerifyPolicy::OnEveryRead`]. A file that the published 0.0.1 made has no checksums, and as
 //! much of these guarantees as goes without. Whether a source with the same identity still has the same content is
-//! the source's to say.
+//! the source's to say; whoever learns that it has not can drop what is cached.
 //!
 //! # Invariants
 //!

@@ -22,6 +22,7 @@
 //! drop its fetch: it needs an executor, and a copy of every fetched byte.
 
 mod ahead;
+mod inside;
 mod read;
 mod request;
 
@@ -55,7 +56,8 @@ use ahead::Ahead;
 /// However many readers want a block at the same time, it is fetched once; one of them leads, the others follow.
 ///
 /// A future of this reader has to be polled or dropped. If one that leads a fetch is kept but never polled again,
-/// those who follow it wait for it, and so do those who store blocks whose bits share a byte with its own.
+/// those who follow it or invalidate its blocks wait for it, and so do those who store blocks whose bits share a byte
+/// with its own.
 ///
 /// # Examples
 ///

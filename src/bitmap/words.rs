@@ -123,6 +123,16 @@ impl Words {
         Ok(Self { chunks })
     }
 
+    /// The parts of `run` whose chunks are there.
+    pub(super) fn reserved(&self, run: Run) -> impl Iterator<Item = Run> {
+        (chunk_of(run.start())..=chunk_of(run.end() - 1))
+            .filter(|chunk| self.chunk(*chunk).is_some())
+            .filter_map(move |chunk| {
+                let start = chunk as u64 * CHUNK_BLOCKS;
+                Run::new(start, start.saturating_add(CHUNK_BLOCKS))?.clip(run)
+            })
+    }
+
     #[inline]
     fn chunk(&self, index: usize) -> Option<&Chunk> {
         self.chunks.get(index).and_then(OnceBox::get)

@@ -140,6 +140,13 @@ impl World {
         })
     }
 
+    fn invalidate(&self, lba: u64, blocks: u64) -> Task<'_> {
+        Box::pin(async move {
+            let dropped = self.reader.invalidate(lba, blocks).await;
+            dropped.expect("all is healthy");
+        })
+    }
+
     fn stats(&self) -> Task<'_> {
         Box::pin(async {
             let stats = self.reader.get_stats().await;
@@ -153,6 +160,7 @@ impl World {
             self.read(2, 3),
             self.flush(),
             self.read(3, 7),
+            self.invalidate(3, 4),
             self.ensure(0, BLOCKS),
             self.warm(),
             self.scrub(),
@@ -358,6 +366,16 @@ fn a_scrub_can_be_dropped_anywhere() {
 #[test]
 fn a_scrub_that_finds_damage_can_be_dropped_anywhere() {
     drop_everywhere(|| World::found(&[0, 1, 2, 5, 6, 9], 5), World::scrub);
+}
+
+#[test]
+fn dropping_blocks_can_be_dropped_anywhere() {
+    let cached = [0, 1, 2, 5, 6, 9];
+    drop_everywhere(|| World::trusted(&cached), |world| world.invalidate(1, 6));
+    drop_everywhere(
+        || World::found(&cached, 5),
+        |world| world.invalidate(0, BLOCKS),
+    );
 }
 
 #[test]

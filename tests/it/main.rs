@@ -24,6 +24,7 @@ mod faults;
 mod flush;
 mod format;
 mod hostile;
+mod inside;
 mod memory;
 mod open;
 mod program;

@@ -28,9 +28,11 @@ enum Hazard {
     BackendFaults,
     /// Bytes of the file change behind the reader's back; it compares on every read then.
     Damage,
+    /// The source holds other bytes all of a sudden, and blocks are invalidated.
+    Renewals,
 }
 
-use Hazard::{BackendFaults, Damage, Drops, SourceFaults};
+use Hazard::{BackendFaults, Damage, Drops, Renewals, SourceFaults};
 
 #[derive(Clone, Copy, Debug)]
 enum Wish {
@@ -40,6 +42,7 @@ enum Wish {
     Warm([(u64, u64); 2]),
     Flush,
     Scrub,
+    Invalidate(u64, u64),
 }
 
 enum Got {
@@ -56,6 +59,9 @@ struct Living {
     bad: BTreeSet<u64>,
     backend_sick: bool,
     polled: bool,
+    /// The content of the source, and what was known of the content of each block, when it was polled first.
+    began_with: u64,
+    at_least: Vec<u64>,
 }
 
 /// The blocks that are bad now; the source's faults look here.
@@ -100,6 +106,8 @@ struct World<'a, C> {
     backend_sick: bool,
     /// Blocks that are valid beyond doubt, as long as nothing can take that away from them.
     oracle: Oracle,
+    /// Content that is older than this was invalidated, for each block.
+    at_least: &'a mut Vec<u64>,
     /// Blocks that `read_blocks` was asked for and has looked at, and of these those it was asked for to the end.
     looked: u64,
     finished: u64,
@@ -123,6 +131,7 @@ impl<C: CacheOps> World<'_, C> {
                 Wish::Warm(ranges) => Got::Warmed(warm(reader, ranges, &pause).await),
                 Wish::Flush => Got::Done(reader.flush_cache().await),
                 Wish::Scrub => Got::Scrubbed(reader.scrub(|_| ()).await),
+                Wish::Invalidate(lba, blocks) => Got::Done(reader.invalidate(lba, blocks).await),
             }
         });
         // A call that began while the backend was sick fails, and whoever still follows it may hear of it.
@@ -132,6 +141,8 @@ impl<C: CacheOps> World<'_, C> {
             bad: lock(&self.bad).clone(),
             backend_sick: self.backend_sick || sick_before,
             polled: false,
+            began_with: 0,
+            at_least: Vec::new(),
         };
         self.living.insert(id, living);
     }
@@ -140,6 +151,10 @@ impl<C: CacheOps> World<'_, C> {
         let living = self.living.get_mut(&id).expect("it lives");
         if let (false, Wish::Read(_, blocks)) = (living.polled, living.wish) {
             self.looked += blocks;
+        }
+        if !living.polled {
+            living.began_with = self.source.generation();
+            living.at_least.clone_from(self.at_least);
         }
         living.polled = true;
         if self.poller.poll(id) {
@@ -159,7 +174,15 @@ impl<C: CacheOps> World<'_, C> {
         let wish = living.wish;
         match (wish, got) {
             (Wish::Read(lba, blocks), Got::Bytes(Ok(bytes))) => {
-                self.source.assert_bytes(lba, &bytes);
+                let generations = self.source.generations(lba, &bytes);
+                let at_least = &living.at_least[lba as usize..];
+                assert!(
+                    generations
+                        .iter()
+                        .zip(at_least)
+                        .all(|(got, least)| got >= least),
+                    "{wish:?} got {generations:?}, but was to get {at_least:?} at least"
+                );
                 self.finished += blocks;
                 self.oracle.cache(lba, blocks);
             }
@@ -184,7 +207,12 @@ impl<C: CacheOps> World<'_, C> {
             (Wish::Warm(ranges), Got::Warmed(Err(error))) => {
                 self.judge_ahead(living, &ranges, &error);
             }
-            (Wish::Flush, Got::Done(result)) => {
+            (Wish::Invalidate(lba, blocks), Got::Done(Ok(()))) => {
+                for at_least in &mut self.at_least[lba as usize..(lba + blocks) as usize] {
+                    *at_least = living.began_with.max(*at_least);
+                }
+            }
+            (Wish::Flush | Wish::Invalidate(..), Got::Done(result)) => {
                 if let Err(error) = result {
                     assert!(is_sick_backend(living, &error), "{wish:?}: {error}");
                 }
@@ -234,10 +262,10 @@ impl<C: CacheOps> World<'_, C> {
             let touched = fetched.iter().filter(|count| **count > 0).count() as u64;
             assert!(stats.cached_blocks <= touched, "valid without a fetch");
             assert!(
-                stats.cached_blocks >= self.oracle.cached(),
+                stats.cached_blocks >= self.oracle.cached() || self.may(Renewals),
                 "what was cached is not valid any more"
             );
-            if !self.may(Drops) && !self.may(SourceFaults) {
+            if !self.may(Drops) && !self.may(SourceFaults) && !self.may(Renewals) {
                 assert!(fetched.iter().all(|count| *count <= 1), "fetched twice");
             }
         }
@@ -281,6 +309,9 @@ impl<C: CacheOps> World<'_, C> {
                 self.backend.heal();
             }
         }
+        if self.may(Renewals) && rng.chance(50) {
+            self.source.renew();
+        }
         if self.may(Damage) {
             let (at, bit) = (rng.next(), rng.below(8));
             if rng.chance(5) {
@@ -301,6 +332,7 @@ impl<C: CacheOps> World<'_, C> {
     fn wish(&mut self, rng: &mut Rng) {
         let (lba, blocks) = rng.run(self.source.blocks(), 12);
         self.spawn(match rng.below(14) {
+            _ if self.may(Renewals) && rng.chance(30) => Wish::Invalidate(lba, blocks),
             0 => Wish::Flush,
             1 => Wish::Scrub,
             2 | 3 => Wish::Ensure(lba, blocks),
@@ -465,6 +497,7 @@ fn live<C: CacheOps>(
     source: &Arc<Source>,
     backend: &Arc<Backend>,
     cache: C,
+    at_least: &mut Vec<u64>,
     exit: Exit,
 ) -> u64 {
     let config = random_config(rng, hazards, source.block_size());
@@ -484,6 +517,7 @@ fn live<C: CacheOps>(
         pause: Pause::new(),
         backend_sick: false,
         oracle: Oracle::new(),
+        at_least,
         looked: 0,
         finished: 0,
     };
@@ -500,6 +534,9 @@ fn live<C: CacheOps>(
     source.gate.open();
     backend.gate.open();
     if exit == Exit::Complete {
+        if hazards.contains(&Renewals) {
+            finish(reader.clear()).expect("nothing fails any more");
+        }
         check_read(&reader, source, 0, source.blocks());
         let fetches = source.fetches();
         check_read(&reader, source, 0, source.blocks());
@@ -516,6 +553,7 @@ fn live<C: CacheOps>(
 fn lives(rng: &mut Rng, hazards: &[Hazard], tally: &mut Tally) {
     let (source, file) = random_start(rng);
     let mut backend = Backend::with_bytes(file);
+    let mut at_least = vec![0; source.blocks() as usize];
     let last = rng.below(5);
     for life in 0..=last {
         let exit = if life == last {
@@ -525,10 +563,10 @@ fn lives(rng: &mut Rng, hazards: &[Hazard], tally: &mut Tally) {
         };
         tally.steps += if rng.chance(30) {
             let cache = Immediate(Arc::clone(&backend));
-            live(rng, hazards, &source, &backend, cache, exit)
+            live(rng, hazards, &source, &backend, cache, &mut at_least, exit)
         } else {
             let cache = Arc::clone(&backend);
-            live(rng, hazards, &source, &backend, cache, exit)
+            live(rng, hazards, &source, &backend, cache, &mut at_least, exit)
         };
         tally.processes += 1;
         backend = Backend::with_bytes(backend.bytes());
@@ -563,8 +601,17 @@ fn try_life_of_a_published_file(seeds: u64, hazards: &[Hazard]) {
         let (source, _) = random_start(rng);
         let cached: Vec<_> = (0..source.blocks()).filter(|_| rng.chance(50)).collect();
         let backend = Backend::with_bytes(file_of_published(&source, cached));
+        let mut at_least = vec![0; source.blocks() as usize];
         let cache = Arc::clone(&backend);
-        tally.steps += live(rng, hazards, &source, &backend, cache, Exit::Complete);
+        tally.steps += live(
+            rng,
+            hazards,
+            &source,
+            &backend,
+            cache,
+            &mut at_least,
+            Exit::Complete,
+        );
         tally.processes += 1;
         tally.seeds += 1;
     });
@@ -594,6 +641,14 @@ fn when_the_backend_is_sick_no_read_fails() {
 #[test]
 fn when_the_file_changes_underneath_no_read_is_wrong() {
     try_lives(1000, &[Drops, Damage]);
+}
+
+#[test]
+fn when_the_source_changes_nothing_older_is_served_than_what_was_invalidated() {
+    try_lives(300, &[Renewals]);
+    try_lives(400, &[Drops, SourceFaults, BackendFaults, Renewals]);
+    try_lives(300, &[Drops, SourceFaults, BackendFaults, Damage, Renewals]);
+    try_life_of_a_published_file(200, &[Drops, SourceFaults, Renewals]);
 }
 
 #[test]

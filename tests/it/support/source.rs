@@ -6,6 +6,7 @@ use super::rng::mix;
 use async_trait::async_trait;
 use core::fmt;
 use gibblox_core::{BlockReader, GibbloxError, GibbloxErrorKind, GibbloxResult, ReadContext};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What was asked.
@@ -66,6 +67,8 @@ struct State {
 /// A block device that exists only as a function.
 pub(crate) struct Source {
     seed: u64,
+    /// How often the content was replaced by another one, under the same identity.
+    generation: AtomicU64,
     block_size: u32,
     total_blocks: u64,
     identity: String,
@@ -102,6 +105,7 @@ impl Source {
     ) -> Arc<Self> {
         Arc::new(Self {
             seed,
+            generation: AtomicU64::new(0),
             block_size,
             total_blocks,
             identity: identity.to_owned(),
@@ -120,12 +124,28 @@ impl Source {
         self.total_blocks
     }
 
+    /// Replaces the content of every block; gives back which one it is now.
+    pub(crate) fn renew(&self) -> u64 {
+        self.generation.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// How often the content was replaced.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
     /// What these blocks hold.
     pub(crate) fn bytes(&self, lba: u64, blocks: u64) -> Vec<u8> {
+        self.bytes_of(self.generation(), lba, blocks)
+    }
+
+    /// What these blocks held when the content had been replaced so often.
+    pub(crate) fn bytes_of(&self, generation: u64, lba: u64, blocks: u64) -> Vec<u8> {
+        let seed = self.seed ^ generation << 32;
         let block_size = self.block_size as usize;
         let mut bytes = vec![0; blocks as usize * block_size];
         for (block, lba) in bytes.chunks_mut(block_size).zip(lba..) {
-            fill_block(self.seed, lba, block);
+            fill_block(seed, lba, block);
         }
         bytes
     }
@@ -139,6 +159,18 @@ impl Source {
         for ((got, want), lba) in blocks.zip(lba..) {
             assert!(got == want, "wrong bytes in block {lba}: {got:02x?}");
         }
+    }
+
+    /// The generation of each block in `bytes`, the newest where several have the same bytes.
+    #[track_caller]
+    pub(crate) fn generations(&self, lba: u64, bytes: &[u8]) -> Vec<u64> {
+        let blocks = bytes.chunks(self.block_size as usize).zip(lba..);
+        let generation = |(block, lba): (&[u8], u64)| {
+            let mut all = (0..=self.generation()).rev();
+            all.find(|generation| self.bytes_of(*generation, lba, 1) == block)
+                .unwrap_or_else(|| panic!("block {lba} never held {block:02x?}"))
+        };
+        blocks.map(generation).collect()
     }
 
     /// From now on each call fails as `fault_of` says of it.
