@@ -38,6 +38,7 @@
 //! is compared again before it is served. In a file without checksums there is nothing to compare with: what this
 //! process has read or written is dropped and fetched again, and the next process trusts the file as 0.0.1 would.
 
+mod inspect;
 mod invalidate;
 mod open;
 
@@ -59,6 +60,8 @@ use crate::format::layout::Layout;
 use crate::geometry::Geometry;
 use crate::run::Run;
 use crate::stats::FailureCounts;
+
+pub use inspect::{CacheFileInfo, HeaderDamage, Inspection, inspect};
 
 /// What a small machine is asked for where [`PIECE_BYTES`](open::PIECE_BYTES) are too many.
 const SMALL_PIECE_BYTES: u64 = 1 << 10;

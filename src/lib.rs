@@ -97,6 +97,7 @@ mod warm;
 
 pub use backend::{CacheOps, MemoryCacheOps, contract};
 pub use config::{CacheConfig, VerifyPolicy};
+pub use file::{CacheFileInfo, HeaderDamage, Inspection, inspect};
 pub use identity::{
     cached_config_identity_string, cached_reader_identity_string, derive_cached_config_identity_id,
     derive_cached_reader_identity_id,

@@ -1,4 +1,5 @@
-//! How much memory opening a hostile file takes: what the source asks for, and never what the file claims.
+//! How much memory opening or inspecting a hostile file takes: what the source asks for, or what is really there, and
+//! never what the file claims.
 //!
 //! A binary of its own with a single test, since it counts what the global allocator gives to the whole process.
 
@@ -17,7 +18,7 @@ mod support;
 
 use gibblox_cache_harness::{CountingAllocator, count_allocations};
 use support::files::{file_of_ours, file_of_published};
-use support::{Backend, Source, open};
+use support::{Backend, Source, finish, open};
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
@@ -50,6 +51,13 @@ fn no_number_in_a_file_is_ever_an_allocation() {
                 let mut file = file.clone();
                 file[offset..offset + len].copy_from_slice(&value.to_le_bytes()[..len]);
                 let backend = Backend::with_bytes(file);
+                let (_found, allocations) =
+                    count_allocations(|| finish(gibblox_cache::inspect(&backend)));
+                let peak = allocations.peak_bytes;
+                assert!(
+                    peak < MOST_BYTES,
+                    "inspected, {field} of {value:#x}: {peak} bytes"
+                );
                 let (_reader, allocations) = count_allocations(|| open(&source, &backend));
                 let peak = allocations.peak_bytes;
                 assert!(peak < MOST_BYTES, "{field} of {value:#x}: {peak} bytes");

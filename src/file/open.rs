@@ -8,6 +8,7 @@ use tracing::{debug, warn};
 use crate::backend::CacheOps;
 use crate::bitmap::any_set;
 use crate::format::header::{Checksums, Header, Mismatch, UNREADABLE};
+use crate::format::layout::Measuring;
 
 use super::{CacheFile, SMALL_PIECE_BYTES, Scratch, zeroed};
 
@@ -101,17 +102,11 @@ impl<C: CacheOps> CacheFile<C> {
     /// Mostly one read of one byte. A backend cannot be asked for its length, so that of a truncated file is found by
     /// halving.
     async fn measure(&self, checksums: Checksums) -> GibbloxResult<u64> {
-        let (mut is_there, mut is_not) = (0, self.layout.len(checksums));
-        let mut probe = is_not;
-        while is_not > is_there {
-            if self.read_some(probe - 1, &mut [0]).await? == 1 {
-                is_there = probe;
-            } else {
-                is_not = probe - 1;
-            }
-            probe = is_there + (is_not - is_there).div_ceil(2);
+        let mut measuring = Measuring::up_to(self.layout.len(checksums));
+        while let Some(offset) = measuring.next() {
+            measuring.answer(self.read_some(offset, &mut [0]).await? == 1);
         }
-        Ok(self.layout.blocks_within(is_there, checksums))
+        Ok(self.layout.blocks_within(measuring.len(), checksums))
     }
 
     /// Makes an empty file of what is there. The order of writes is the format's.
@@ -160,14 +155,14 @@ impl<C: CacheOps> CacheFile<C> {
 }
 
 /// A buffer for pieces of `region`.
-fn piece_of(region: &Range<u64>) -> GibbloxResult<Scratch> {
+pub(super) fn piece_of(region: &Range<u64>) -> GibbloxResult<Scratch> {
     let len = |most: u64| usize::try_from((region.end - region.start).min(most)).unwrap_or(0);
     zeroed(len(PIECE_BYTES), "a piece of the bitmap")
         .or_else(|_| zeroed(len(SMALL_PIECE_BYTES), "a piece of the bitmap"))
 }
 
 /// The beginning of `piece` that is no longer than `left`.
-fn piece_within(piece: &mut [u8], left: u64) -> &mut [u8] {
+pub(super) fn piece_within(piece: &mut [u8], left: u64) -> &mut [u8] {
     let len = usize::try_from(left).unwrap_or(usize::MAX).min(piece.len());
     piece.get_mut(..len).unwrap_or_default()
 }

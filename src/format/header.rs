@@ -1,7 +1,9 @@
 //! [`Header`] to bytes, and bytes compared with the header that is expected. Total functions: any bytes are safe.
 //!
-//! Nothing is parsed out of a file and then used: what the file has to say is known before it is read, so its bytes
-//! are compared, length by length, and no stored number is ever an allocation or an offset.
+//! For opening nothing is parsed out of a file and then used: what the file has to say is known before it is read, so
+//! its bytes are compared, length by length, and no stored number is ever an allocation or an offset. Whoever has no
+//! source to compare with reads the [`Fields`], which are numbers that somebody wrote and no more: they are checked one
+//! by one, and in the end the header that they make is compared like any other.
 
 use alloc::vec::Vec;
 
@@ -12,8 +14,8 @@ use crate::geometry::Geometry;
 
 use super::checksum::header_check;
 
-const MAGIC: &[u8; 7] = b"GIBBLX!";
-const VERSION: u8 = 2;
+pub(crate) const MAGIC: [u8; 7] = *b"GIBBLX!";
+pub(crate) const VERSION: u8 = 2;
 
 /// Bytes in front of the identity.
 pub(crate) const PREFIX_BYTES: usize = 28;
@@ -57,6 +59,61 @@ pub(crate) enum Mismatch {
     HeaderCheck,
 }
 
+/// What the bytes in front of an identity say. Any of it may be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fields {
+    pub(crate) magic: [u8; 7],
+    pub(crate) version: u8,
+    /// Whether there are checksums, and the header check.
+    kind: [u8; 4],
+    pub(crate) block_size: u32,
+    pub(crate) total_blocks: u64,
+    pub(crate) identity_len: u32,
+}
+
+impl Fields {
+    pub(crate) const fn of(prefix: &[u8; PREFIX_BYTES]) -> Self {
+        let [
+            m0,
+            m1,
+            m2,
+            m3,
+            m4,
+            m5,
+            m6,
+            version, //
+            k0,
+            k1,
+            k2,
+            k3,
+            s0,
+            s1,
+            s2,
+            s3, //
+            t0,
+            t1,
+            t2,
+            t3,
+            t4,
+            t5,
+            t6,
+            t7, //
+            i0,
+            i1,
+            i2,
+            i3,
+        ] = *prefix;
+        Self {
+            magic: [m0, m1, m2, m3, m4, m5, m6],
+            version,
+            kind: [k0, k1, k2, k3],
+            block_size: u32::from_le_bytes([s0, s1, s2, s3]),
+            total_blocks: u64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7]),
+            identity_len: u32::from_le_bytes([i0, i1, i2, i3]),
+        }
+    }
+}
+
 /// What a cache file of one source says of itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Header<'a> {
@@ -94,7 +151,7 @@ impl<'a> Header<'a> {
         behind.extend_from_slice(self.identity.as_bytes());
 
         let mut front = [0; 12];
-        let fields = MAGIC.iter().copied().chain([VERSION, checksums.byte()]);
+        let fields = MAGIC.into_iter().chain([VERSION, checksums.byte()]);
         for (to, from) in front.iter_mut().zip(fields) {
             *to = from;
         }
@@ -116,36 +173,20 @@ impl<'a> Header<'a> {
         let Some((prefix, identity)) = bytes.split_first_chunk::<PREFIX_BYTES>() else {
             return Err(Mismatch::Truncated);
         };
-        let [
-            m0,
-            m1,
-            m2,
-            m3,
-            m4,
-            m5,
-            m6,
-            version,
-            kind,
-            c0,
-            c1,
-            c2,
-            fields @ ..,
-        ] = prefix;
-        let (size, fields) = fields.split_at(4);
-        let (total, identity_len) = fields.split_at(8);
-        if [*m0, *m1, *m2, *m3, *m4, *m5, *m6] != *MAGIC {
+        let fields = Fields::of(prefix);
+        if fields.magic != MAGIC {
             return Err(Mismatch::Magic);
         }
-        if *version != VERSION {
+        if fields.version != VERSION {
             return Err(Mismatch::Version);
         }
-        if size != self.geometry.block_size().to_le_bytes() {
+        if fields.block_size != self.geometry.block_size() {
             return Err(Mismatch::BlockSize);
         }
-        if total != self.geometry.total_blocks().to_le_bytes() {
+        if fields.total_blocks != self.geometry.total_blocks() {
             return Err(Mismatch::TotalBlocks);
         }
-        if identity_len != self.identity_len.to_le_bytes() {
+        if fields.identity_len != self.identity_len {
             return Err(Mismatch::Identity);
         }
         let Some(identity) = identity.get(..self.identity.len()) else {
@@ -154,7 +195,7 @@ impl<'a> Header<'a> {
         if identity != self.identity.as_bytes() {
             return Err(Mismatch::Identity);
         }
-        match [*kind, *c0, *c1, *c2] {
+        match fields.kind {
             [0, 0, 0, 0] => Ok(Checksums::Absent),
             [1, a, b, c] => {
                 let (front, behind) = bytes.split_at(9);

@@ -94,3 +94,76 @@ impl Layout {
         }
     }
 }
+
+/// Finds out how long a file is that can only be asked for bytes: mostly in one question, else by halving.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measuring {
+    /// The file is at least so long.
+    is_there: u64,
+    /// The file is at most so long, as far as it matters.
+    most: u64,
+    /// The length that is in question.
+    probe: u64,
+}
+
+impl Measuring {
+    /// A file that should be `len` bytes long, and may be longer.
+    pub(crate) const fn up_to(len: u64) -> Self {
+        Self {
+            is_there: 0,
+            most: len,
+            probe: len,
+        }
+    }
+
+    /// The offset of a byte that there is, or is not; nothing once the length is known.
+    pub(crate) const fn next(&self) -> Option<u64> {
+        if self.is_there < self.most {
+            Some(self.probe - 1)
+        } else {
+            None
+        }
+    }
+
+    /// Whether the [next](Self::next) byte is there.
+    pub(crate) const fn answer(&mut self, is_there: bool) {
+        if is_there {
+            self.is_there = self.probe;
+        } else {
+            self.most = self.probe - 1;
+        }
+        self.probe = self.is_there + (self.most - self.is_there).div_ceil(2);
+    }
+
+    /// How long the file is.
+    pub(crate) const fn len(&self) -> u64 {
+        self.is_there
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_length_is_measured_and_the_expected_one_by_one_question() {
+        for expected in 0..40 {
+            for actual in 0..50 {
+                let mut measuring = Measuring::up_to(expected);
+                let mut questions = 0;
+                while let Some(offset) = measuring.next() {
+                    assert!(offset < expected);
+                    measuring.answer(offset < actual);
+                    questions += 1;
+                }
+                assert_eq!(measuring.len(), actual.min(expected));
+                assert!(questions <= if actual < expected { 7 } else { 1 });
+            }
+        }
+        let mut measuring = Measuring::up_to(u64::MAX);
+        while let Some(offset) = measuring.next() {
+            measuring.answer(offset < 12345);
+        }
+        assert_eq!(measuring.len(), 12345);
+    }
+}

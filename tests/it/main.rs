@@ -25,6 +25,7 @@ mod flush;
 mod format;
 mod hostile;
 mod inside;
+mod inspect;
 mod memory;
 mod open;
 mod program;
