@@ -25,6 +25,23 @@ pub enum VerifyPolicy {
     Never,
 }
 
+/// What opening does when the source does not say how many blocks it has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OfflinePolicy {
+    /// It fails with the source's error.
+    ///
+    /// The default: a program that starts learns at once that its source is gone.
+    #[default]
+    Fail,
+    /// It goes by the cache file, if there is one of this source, and serves what is in it.
+    ///
+    /// For a source that may be out of reach when the program starts. Its identity has to be known without it: a file
+    /// is used only where identity and block size are the source's. See
+    /// [`CachedBlockReader::open`](crate::CachedBlockReader::open).
+    ServeCached,
+}
+
 /// How a [`CachedBlockReader`](crate::CachedBlockReader) fetches, stores and checks.
 ///
 /// ```
@@ -44,6 +61,7 @@ pub struct CacheConfig {
     windows_at_once: u32,
     fetches_at_once: u32,
     verify: VerifyPolicy,
+    offline: OfflinePolicy,
 }
 
 impl Default for CacheConfig {
@@ -62,6 +80,7 @@ impl CacheConfig {
             windows_at_once: 4,
             fetches_at_once: 64,
             verify: VerifyPolicy::OnFirstRead,
+            offline: OfflinePolicy::Fail,
         }
     }
 
@@ -122,6 +141,13 @@ impl CacheConfig {
         self
     }
 
+    /// What opening does when the source cannot be reached. Default [`OfflinePolicy::Fail`].
+    #[must_use]
+    pub const fn with_offline(mut self, offline: OfflinePolicy) -> Self {
+        self.offline = offline;
+        self
+    }
+
     /// See [`with_flush_every_blocks`](Self::with_flush_every_blocks).
     #[must_use]
     pub const fn flush_every_blocks(&self) -> u32 {
@@ -150,6 +176,12 @@ impl CacheConfig {
     #[must_use]
     pub const fn verify(&self) -> VerifyPolicy {
         self.verify
+    }
+
+    /// See [`with_offline`](Self::with_offline).
+    #[must_use]
+    pub const fn offline(&self) -> OfflinePolicy {
+        self.offline
     }
 
     /// Refuses limits under which nothing could ever be done.

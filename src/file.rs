@@ -61,6 +61,7 @@ use crate::geometry::Geometry;
 use crate::run::Run;
 use crate::stats::FailureCounts;
 
+pub(crate) use inspect::stored_total_blocks;
 pub use inspect::{CacheFileInfo, HeaderDamage, Inspection, inspect};
 
 /// What a small machine is asked for where [`PIECE_BYTES`](open::PIECE_BYTES) are too many.
@@ -227,6 +228,11 @@ impl<C: CacheOps> CacheFile<C> {
 
     pub(crate) fn is_open(&self) -> bool {
         self.mode.get() != Mode::Closed
+    }
+
+    /// Whether this is the cache file of the source `identity`.
+    pub(crate) fn is_of(&self, identity: &str) -> bool {
+        self.identity == identity
     }
 
     /// Whether there is anything to compare blocks with.

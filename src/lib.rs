@@ -96,7 +96,7 @@ mod sync;
 mod warm;
 
 pub use backend::{CacheOps, MemoryCacheOps, contract};
-pub use config::{CacheConfig, VerifyPolicy};
+pub use config::{CacheConfig, OfflinePolicy, VerifyPolicy};
 pub use file::{CacheFileInfo, HeaderDamage, Inspection, inspect};
 pub use identity::{
     cached_config_identity_string, cached_reader_identity_string, derive_cached_config_identity_id,

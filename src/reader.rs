@@ -23,6 +23,7 @@
 
 mod ahead;
 mod inside;
+mod offline;
 mod read;
 mod request;
 
@@ -37,7 +38,7 @@ use tracing::{debug, trace};
 
 use crate::backend::CacheOps;
 use crate::bitmap::State;
-use crate::config::CacheConfig;
+use crate::config::{CacheConfig, OfflinePolicy};
 use crate::error::{out_of_memory, short_read};
 use crate::file::CacheFile;
 use crate::flight::{FlightTable, Lead, Outcome};
@@ -49,6 +50,7 @@ use crate::stats::{CacheCounters, CacheStats, RequestCounts, ScrubReport};
 use crate::warm::{Meter, Warm, WarmProgress};
 
 use ahead::Ahead;
+use offline::Contact;
 
 /// A [`BlockReader`] that keeps what it fetched from `S` in a cache file on `C`.
 ///
@@ -88,6 +90,7 @@ pub struct CachedBlockReader<S, C> {
     flights: FlightTable,
     flush_gate: FlushGate,
     requests: RequestCounts,
+    contact: Contact,
 }
 
 /// A fetch whose bytes are in the buffer.
@@ -136,6 +139,18 @@ where
     /// A backend that fails does not make this fail: the reader then reads from the source alone, and tries to open
     /// the file again when it next misses. [`flush_cache`](Self::flush_cache) tells whether it is open.
     ///
+    /// # Offline
+    ///
+    /// Where `inner` does not tell its number of blocks, with whatever error, and `config` says
+    /// [`ServeCached`](OfflinePolicy::ServeCached), the number comes from the cache file, if there is one of its
+    /// identity and block size. What is cached is then served, compared as ever. The first read of anything else asks
+    /// `inner` again and gets its error, until it answers. An answer is believed if number of blocks, block size and
+    /// identity are those of the file, and from then on all is as if `inner` had answered at once; else the read fails
+    /// with `Other`, so that nothing of another source is mixed in. The file is neither reset nor rebuilt by such a
+    /// reader, and without such a file the error of `inner` is returned and `cache` is not written to. A source whose
+    /// identity cannot be told while it is out of reach (one with a digest or an `ETag` in it that has to be asked
+    /// for) cannot be opened so.
+    ///
     /// # Errors
     ///
     /// What `inner` says when asked for its number of blocks. `InvalidInput` where its block size is zero or no power
@@ -158,21 +173,39 @@ where
     /// for every 16 Ki blocks (8 Ki on 32-bit targets).
     pub async fn open(inner: S, cache: C, config: CacheConfig) -> GibbloxResult<Self> {
         config.check()?;
-        let geometry = Geometry::new(inner.block_size(), inner.total_blocks().await?)?;
+        let total_blocks = match inner.total_blocks().await {
+            Ok(total_blocks) => total_blocks,
+            Err(error) if config.offline() == OfflinePolicy::ServeCached => {
+                return Self::open_offline(inner, cache, config, error).await;
+            }
+            Err(error) => return Err(error),
+        };
+        let geometry = Geometry::new(inner.block_size(), total_blocks)?;
         let identity = cached_reader_identity_string(&inner);
         let file = CacheFile::new(cache, geometry, identity, config.verify())?;
         if let Err(error) = file.open().await {
             debug!(%error, "reading without a cache until its file can be opened");
         }
-        Ok(Self {
-            source: inner,
+        Ok(Self::over(inner, file, geometry, config, Contact::made()))
+    }
+
+    fn over(
+        source: S,
+        file: CacheFile<C>,
+        geometry: Geometry,
+        config: CacheConfig,
+        contact: Contact,
+    ) -> Self {
+        Self {
+            source,
             file,
             geometry,
             config,
             flights: FlightTable::default(),
             flush_gate: FlushGate::new(config.flush_every_blocks()),
             requests: RequestCounts::default(),
-        })
+            contact,
+        }
     }
 
     /// Makes everything durable that is cached so far.
@@ -453,6 +486,9 @@ where
     }
 
     async fn read_source(&self, run: Run, buf: &mut [u8], ctx: ReadContext) -> GibbloxResult<()> {
+        if !self.contact.is_made() {
+            Box::pin(self.make_contact()).await?;
+        }
         let asked = buf.len();
         let got = self.source.read_blocks(run.start(), buf, ctx).await?;
         if got == asked {

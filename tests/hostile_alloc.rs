@@ -16,8 +16,10 @@
 #[path = "it/support/mod.rs"]
 mod support;
 
+use gibblox_cache::{CacheConfig, CachedBlockReader, OfflinePolicy};
 use gibblox_cache_harness::{CountingAllocator, count_allocations};
 use support::files::{file_of_ours, file_of_published};
+use support::source::Fault;
 use support::{Backend, Source, finish, open};
 
 #[global_allocator]
@@ -48,7 +50,8 @@ fn no_number_in_a_file_is_ever_an_allocation() {
                 1 << 62,
                 u64::MAX,
             ] {
-                let mut file = file.clone();
+                let intact = &file;
+                let mut file = intact.clone();
                 file[offset..offset + len].copy_from_slice(&value.to_le_bytes()[..len]);
                 let backend = Backend::with_bytes(file);
                 let (_found, allocations) =
@@ -58,6 +61,18 @@ fn no_number_in_a_file_is_ever_an_allocation() {
                     peak < MOST_BYTES,
                     "inspected, {field} of {value:#x}: {peak} bytes"
                 );
+                source.fail(|_| Some(Fault::io("no route")));
+                let config = CacheConfig::new().with_offline(OfflinePolicy::ServeCached);
+                let offline = CachedBlockReader::open(source.clone(), backend.clone(), config);
+                let (opened, allocations) = count_allocations(|| finish(offline));
+                let peak = allocations.peak_bytes;
+                let is_as_it_was = backend.bytes() == *intact;
+                assert_eq!(opened.is_ok(), is_as_it_was, "{field} of {value:#x}");
+                assert!(
+                    peak < MOST_BYTES,
+                    "offline, {field} of {value:#x}: {peak} bytes"
+                );
+                source.heal();
                 let (_reader, allocations) = count_allocations(|| open(&source, &backend));
                 let peak = allocations.peak_bytes;
                 assert!(peak < MOST_BYTES, "{field} of {value:#x}: {peak} bytes");

@@ -151,6 +151,30 @@ pub async fn inspect<C: CacheOps + ?Sized>(cache: &C) -> GibbloxResult<Inspectio
     }))
 }
 
+/// How many blocks the source of the cache file on `cache` has, as its header says; nothing where there is no header
+/// with an identity of at most so many bytes, or where it is not credible. Whose file it is, opening compares.
+///
+/// A file without checksums has no check of its header either, so there the length of the file is one: were the number
+/// of blocks another, everything behind the bitmap would lie elsewhere. Any file has to hold its bitmap at least, so
+/// that what is allocated for that many blocks is small beside it.
+pub(crate) async fn stored_total_blocks<C: CacheOps + ?Sized>(
+    cache: &C,
+    longest_identity_bytes: usize,
+) -> GibbloxResult<Option<u64>> {
+    let longest = u32::try_from(longest_identity_bytes).unwrap_or(u32::MAX);
+    let Ok(stored) = read_header(cache, longest).await? else {
+        return Ok(None);
+    };
+    let is_credible = match stored.checksums {
+        Checksums::Xxh3 => reaches(cache, stored.layout.bitmap().end).await?,
+        Checksums::Absent => {
+            let len = stored.layout.len(Checksums::Absent);
+            reaches(cache, len).await? && !reaches(cache, len.saturating_add(1)).await?
+        }
+    };
+    Ok(is_credible.then(|| stored.geometry.total_blocks()))
+}
+
 /// Whether there are `len` bytes, of which there is one at least.
 async fn reaches<C: CacheOps + ?Sized>(cache: &C, len: u64) -> GibbloxResult<bool> {
     Ok(read_some(cache, len - 1, &mut [0]).await? == 1)

@@ -10,10 +10,17 @@ use crate::bitmap::any_set;
 use crate::format::header::{Checksums, Header, Mismatch, UNREADABLE};
 use crate::format::layout::Measuring;
 
-use super::{CacheFile, SMALL_PIECE_BYTES, Scratch, zeroed};
+use super::{CacheFile, SMALL_PIECE_BYTES, Scratch, not_open, zeroed};
 
 /// Bitmaps are read in pieces of this many bytes: one system call each, and small beside what it maps.
 pub(super) const PIECE_BYTES: u64 = 128 << 10;
+
+/// What becomes of a backend that holds no file of this source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Otherwise {
+    Rebuild,
+    Leave,
+}
 
 impl<C: CacheOps> CacheFile<C> {
     /// Opens the file where it is not open yet: uses what is there, or rebuilds it.
@@ -21,7 +28,13 @@ impl<C: CacheOps> CacheFile<C> {
     /// Cancellation is strict: a file that was left in the middle is closed, and opened from the beginning next time.
     pub(crate) async fn open(&self) -> GibbloxResult<()> {
         let _alone = self.opening.lock().await;
-        self.open_alone().await
+        self.open_alone(Otherwise::Rebuild).await
+    }
+
+    /// Opens the file if it is one of this source; what is there otherwise is not touched, and an error is returned.
+    pub(crate) async fn open_found(&self) -> GibbloxResult<()> {
+        let _alone = self.opening.lock().await;
+        self.open_alone(Otherwise::Leave).await
     }
 
     /// [`open`](Self::open), unless somebody else is at it: whoever only reads does not wait for a sick backend.
@@ -31,11 +44,11 @@ impl<C: CacheOps> CacheFile<C> {
         }
         if let Some(_alone) = self.opening.try_lock() {
             // It was counted and logged where it failed, and the read goes on without the cache.
-            let _ = self.open_alone().await;
+            let _ = self.open_alone(Otherwise::Rebuild).await;
         }
     }
 
-    async fn open_alone(&self) -> GibbloxResult<()> {
+    async fn open_alone(&self, otherwise: Otherwise) -> GibbloxResult<()> {
         if self.is_open() {
             return Ok(());
         }
@@ -51,6 +64,7 @@ impl<C: CacheOps> CacheFile<C> {
                 self.load(checksums).await?;
                 checksums
             }
+            Err(_) if otherwise == Otherwise::Leave => return Err(not_open()),
             Err(why) => {
                 self.rebuild(header, why).await?;
                 Checksums::Xxh3

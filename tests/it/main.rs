@@ -27,6 +27,7 @@ mod hostile;
 mod inside;
 mod inspect;
 mod memory;
+mod offline;
 mod open;
 mod program;
 mod read;
