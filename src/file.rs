@@ -59,7 +59,7 @@ use crate::format::header::{Checksums, Header};
 use crate::format::layout::Layout;
 use crate::geometry::Geometry;
 use crate::run::Run;
-use crate::stats::FailureCounts;
+use crate::stats::{Call, Counts};
 
 pub(crate) use inspect::stored_total_blocks;
 pub use inspect::{CacheFileInfo, HeaderDamage, Inspection, inspect};
@@ -93,7 +93,7 @@ pub(crate) struct CacheFile<C> {
     opening: async_lock::Mutex<()>,
     /// Who writes which bytes of the bitmap.
     bitmap_writers: FlightTable,
-    failures: FailureCounts,
+    counts: Counts,
 }
 
 /// What the file is known to be.
@@ -218,12 +218,12 @@ impl<C: CacheOps> CacheFile<C> {
             mode: ModeCell::new(),
             opening: async_lock::Mutex::new(()),
             bitmap_writers: FlightTable::default(),
-            failures: FailureCounts::default(),
+            counts: Counts::default(),
         })
     }
 
-    pub(crate) const fn failures(&self) -> &FailureCounts {
-        &self.failures
+    pub(crate) const fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -299,6 +299,7 @@ impl<C: CacheOps> CacheFile<C> {
     }
 
     async fn ask(&self, offset: u64, out: &mut [u8]) -> GibbloxResult<usize> {
+        let _counted = Call::of(&self.counts.backend_reads);
         match self.backend.read_now(offset, out) {
             Some(answer) => {
                 if !self.answers_at_once() {
@@ -339,40 +340,56 @@ impl<C: CacheOps> CacheFile<C> {
 
     #[cold]
     fn read_failed(&self, offset: u64, error: GibbloxError) -> GibbloxError {
-        self.failures.reads.add(1);
+        self.counts.backend_read_failures.add(1);
         warn!(offset, %error, "reading the cache failed");
         error
     }
 
     async fn write(&self, offset: u64, data: &[u8]) -> GibbloxResult<()> {
+        let call = Call::of(&self.counts.backend_writes);
         let answer = match self.backend.write_now(offset, data) {
             Some(answer) => answer,
             None => self.backend.write_at(offset, data).await,
         };
+        drop(call);
         answer.map_err(|error| self.write_failed(offset, error))
     }
 
     #[cold]
     fn write_failed(&self, offset: u64, error: GibbloxError) -> GibbloxError {
-        self.failures.writes.add(1);
+        self.counts.backend_write_failures.add(1);
         warn!(offset, %error, "writing the cache failed");
         error
     }
 
     async fn set_len(&self, len: u64) -> GibbloxResult<()> {
+        let call = Call::of(&self.counts.backend_writes);
         let answer = self.backend.set_len(len).await;
+        drop(call);
         answer.map_err(|error| self.write_failed(len, error))
+    }
+
+    async fn flush_backend(&self) -> GibbloxResult<()> {
+        let call = Call::of(&self.counts.backend_flushes);
+        let answer = self.backend.flush().await;
+        drop(call);
+        answer.map_err(|error| self.flush_failed(error))
+    }
+
+    #[cold]
+    fn flush_failed(&self, error: GibbloxError) -> GibbloxError {
+        self.counts.backend_flush_failures.add(1);
+        warn!(%error, "flushing the cache failed");
+        error
     }
 
     /// Makes durable what was written. After an error nothing is trusted any more.
     ///
     /// Cancellation is strict: a dropped flush promises nothing and takes nothing back.
     pub(crate) async fn flush(&self) -> GibbloxResult<()> {
-        let Err(error) = self.backend.flush().await else {
+        let Err(error) = self.flush_backend().await else {
             return Ok(());
         };
-        self.failures.flushes.add(1);
-        warn!(%error, "flushing the cache failed");
         match self.mode.get() {
             Mode::Closed => {}
             Mode::Open(Checksums::Xxh3) => self.validity.distrust_all(),
@@ -560,7 +577,7 @@ impl<C: CacheOps> CacheFile<C> {
 
     #[cold]
     fn mismatched(&self, run: Run) {
-        self.failures.mismatched_blocks.add(run.blocks());
+        self.counts.mismatched_blocks.add(run.blocks());
         warn!(
             lba = run.start(),
             blocks = run.blocks(),

@@ -46,7 +46,7 @@ use crate::flush::{FlushGate, FlushTicket};
 use crate::geometry::Geometry;
 use crate::identity::{cached_reader_identity_string, write_cached};
 use crate::run::Run;
-use crate::stats::{CacheCounters, CacheStats, RequestCounts, ScrubReport};
+use crate::stats::{CacheCounters, CacheStats, Call, ScrubReport};
 use crate::warm::{Meter, Warm, WarmProgress};
 
 use ahead::Ahead;
@@ -89,7 +89,6 @@ pub struct CachedBlockReader<S, C> {
     config: CacheConfig,
     flights: FlightTable,
     flush_gate: FlushGate,
-    requests: RequestCounts,
     contact: Contact,
 }
 
@@ -203,7 +202,6 @@ where
             config,
             flights: FlightTable::default(),
             flush_gate: FlushGate::new(config.flush_every_blocks()),
-            requests: RequestCounts::default(),
             contact,
         }
     }
@@ -242,16 +240,17 @@ where
     )]
     pub async fn get_stats(&self) -> CacheStats {
         CacheStats {
-            total_hits: self.requests.hits(),
-            total_misses: self.requests.misses(),
+            total_hits: self.file.counts().hits(),
+            total_misses: self.file.counts().misses(),
             cached_blocks: self.file.valid_blocks(),
             total_blocks: self.geometry.total_blocks(),
         }
     }
 
-    /// What went wrong underneath and was kept from the callers. Never waits.
+    /// What was read, fetched and written so far, and what went wrong underneath and was kept from the callers. Never
+    /// waits, takes no lock where there are 64-bit atomics, and costs nothing that grows with the cache.
     pub fn counters(&self) -> CacheCounters {
-        self.file.failures().snapshot()
+        self.file.counts().snapshot(self.geometry.block_size())
     }
 
     /// Fetches what is missing of `blocks` blocks from `lba`, so that all of them are valid.
@@ -489,13 +488,21 @@ where
         if !self.contact.is_made() {
             Box::pin(self.make_contact()).await?;
         }
+        let counts = self.file.counts();
         let asked = buf.len();
-        let got = self.source.read_blocks(run.start(), buf, ctx).await?;
-        if got == asked {
-            Ok(())
-        } else {
-            Err(short_read("the source", got, asked))
-        }
+        let call = Call::of(&counts.source_reads);
+        let answer = self.source.read_blocks(run.start(), buf, ctx).await;
+        drop(call);
+        let failed = match answer {
+            Ok(got) if got == asked => {
+                counts.fetched_blocks.add(run.blocks());
+                return Ok(());
+            }
+            Ok(got) => short_read("the source", got, asked),
+            Err(error) => error,
+        };
+        counts.source_read_failures.add(1);
+        Err(failed)
     }
 
     /// Fetches what `lead` claimed into `buf`, stores it, and tells the followers.

@@ -3,6 +3,13 @@
 //! Counting takes no lock and no atomic that two threads on the hit path share ([`Sharded`]), so it costs a hit a few
 //! cycles. A snapshot that is taken while others read may have seen one of two counts of a request, never a wrong sum
 //! once they are done (I5).
+//!
+//! # One addition for a hit
+//!
+//! A plain hit is one request, one backend read, and its blocks are hits and served. So it is counted once, as a
+//! request, and the rest follows: only what is longer than a block, and what is no plain hit or did not end as one, is
+//! counted besides. For all of this to be true at once it is counted when it is over; so are calls ([`Call`]), and a
+//! dropped one is not forgotten.
 
 use crate::sync::{Counter, Sharded};
 
@@ -59,7 +66,40 @@ fn percent(part: u64, whole: u64) -> f64 {
     }
 }
 
-/// What went wrong underneath a reader and was kept from its callers.
+/// What a reader did, what its source and its backend did for it, and what went wrong underneath and was kept from its
+/// callers.
+///
+/// All of it counts from the opening of the reader, with the backend calls of the opening. Numbers only grow, and are
+/// exact when nothing is under way; a snapshot that is taken meanwhile may have seen one half of something and not the
+/// other. A *call* is counted when it is over: when it answered, failed, or was dropped with the future that waited for
+/// it. One that is under way is not counted yet.
+///
+/// Implements `serde::Serialize` as [`CacheStats`] does.
+///
+/// # Examples
+///
+/// ```
+/// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+/// # use image::Image;
+/// use gibblox_cache::{CachedBlockReader, MemoryCacheOps};
+/// use gibblox_core::{BlockReader, ReadContext};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> gibblox_core::GibbloxResult<()> {
+/// # let source = Image::new(512, 64);
+/// let reader = CachedBlockReader::new(source, MemoryCacheOps::new()).await?;
+/// let mut buf = [0; 4 * 512];
+/// reader.read_blocks(8, &mut buf, ReadContext::FOREGROUND).await?; // from the source
+///
+/// let before = reader.counters();
+/// assert_eq!((before.source_reads, before.fetched_bytes), (1, 4 * 512));
+///
+/// reader.read_blocks(8, &mut buf, ReadContext::FOREGROUND).await?; // from the cache
+/// let second = reader.counters().since(&before);
+/// assert_eq!((second.source_reads, second.backend_reads, second.served_bytes), (0, 1, 4 * 512));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(
     any(target_arch = "wasm32", feature = "serde"),
@@ -67,14 +107,73 @@ fn percent(part: u64, whole: u64) -> f64 {
 )]
 #[non_exhaustive]
 pub struct CacheCounters {
-    /// Blocks that did not match their checksum.
-    pub checksum_mismatched_blocks: u64,
-    /// Backend reads that failed or came back short.
+    /// Blocks that `read_blocks` returned. Of what it was asked for, hits and misses of [`CacheStats`], these are all
+    /// but those of requests that failed or were dropped.
+    pub served_blocks: u64,
+    /// The same in bytes.
+    pub served_bytes: u64,
+    /// How often a part of a request, of `read_blocks` or `ensure_cached`, began to wait for what somebody else was
+    /// fetching. More than once for one part where its leaders fail or are dropped.
+    pub followed_runs: u64,
+    /// Reads of the source, however they ended. Asking it for its number of blocks is none.
+    pub source_reads: u64,
+    /// Of these, reads that failed or came back short. Dropped ones are not among them.
+    pub source_read_failures: u64,
+    /// Blocks that came from the source, by reads that did not fail, also where they could not be stored.
+    pub fetched_blocks: u64,
+    /// The same in bytes.
+    pub fetched_bytes: u64,
+    /// Reads of the backend, however they ended.
+    pub backend_reads: u64,
+    /// Writes to the backend, and changes of its length, however they ended.
+    pub backend_writes: u64,
+    /// Flushes of the backend, however they ended.
+    pub backend_flushes: u64,
+    /// Backend reads that failed or came back short. A short answer is no failure where the end of the file is looked
+    /// for: while opening.
     pub backend_read_failures: u64,
     /// Backend writes, and changes of length, that failed.
     pub backend_write_failures: u64,
     /// Backend flushes that failed.
     pub backend_flush_failures: u64,
+    /// Blocks that did not match their checksum.
+    pub checksum_mismatched_blocks: u64,
+}
+
+impl CacheCounters {
+    /// Backend calls that failed, of all kinds.
+    #[must_use]
+    pub const fn backend_failures(&self) -> u64 {
+        self.backend_read_failures
+            .saturating_add(self.backend_write_failures)
+            .saturating_add(self.backend_flush_failures)
+    }
+
+    /// What was counted between `earlier` and this snapshot of the same reader.
+    #[must_use]
+    pub const fn since(&self, earlier: &Self) -> Self {
+        macro_rules! difference {
+            ($($field:ident),* $(,)?) => {
+                Self { $($field: self.$field.saturating_sub(earlier.$field)),* }
+            };
+        }
+        difference! {
+            served_blocks,
+            served_bytes,
+            followed_runs,
+            source_reads,
+            source_read_failures,
+            fetched_blocks,
+            fetched_bytes,
+            backend_reads,
+            backend_writes,
+            backend_flushes,
+            backend_read_failures,
+            backend_write_failures,
+            backend_flush_failures,
+            checksum_mismatched_blocks,
+        }
+    }
 }
 
 /// What a scrub has seen so far, or in the end.
@@ -108,22 +207,53 @@ impl ScrubReport {
     }
 }
 
-/// Hits and misses of the threads that share a shard.
+/// Requests of the threads that share a shard. Of a plain hit of one block only the first is touched.
 #[derive(Debug, Default)]
 struct Requests {
+    /// Requests that were served by one backend read, and nothing else.
+    plain_hits: Counter,
+    /// Their blocks beyond the first of each.
+    plain_hits_further_blocks: Counter,
+    /// Requests that began as plain hits, and whose backend read failed, was dropped, or told nothing certain.
+    lost_hits: Counter,
+    /// Hits of all requests but plain hits.
     hits: Counter,
     misses: Counter,
 }
 
-/// Hits and misses of a reader.
+/// All that is counted for a reader. What is no hot path is not sharded.
 #[derive(Debug, Default)]
-pub(crate) struct RequestCounts(Sharded<Requests>);
+pub(crate) struct Counts {
+    requests: Sharded<Requests>,
+    /// Blocks of requests that were served otherwise than as plain hits.
+    pub(crate) filled_blocks: Counter,
+    pub(crate) followed_runs: Counter,
+    pub(crate) source_reads: Counter,
+    pub(crate) source_read_failures: Counter,
+    pub(crate) fetched_blocks: Counter,
+    /// Reads of the backend but those of plain hits.
+    pub(crate) backend_reads: Counter,
+    pub(crate) backend_writes: Counter,
+    pub(crate) backend_flushes: Counter,
+    pub(crate) backend_read_failures: Counter,
+    pub(crate) backend_write_failures: Counter,
+    pub(crate) backend_flush_failures: Counter,
+    pub(crate) mismatched_blocks: Counter,
+}
 
-impl RequestCounts {
-    /// Counts a request for `blocks` blocks into `buf`, of which `hits` were valid.
+impl Counts {
+    /// Begins a request for `blocks` blocks into `buf`, all of them valid and one backend read away.
     #[inline]
-    pub(crate) fn add(&self, buf: &[u8], blocks: u64, hits: u64) {
-        let counts = self.0.near(buf);
+    pub(crate) fn plain_hit(&self, buf: &[u8], blocks: u64) -> PlainHit<'_> {
+        PlainHit {
+            requests: self.requests.near(buf),
+            blocks,
+        }
+    }
+
+    /// Counts a request for `blocks` blocks into `buf`, of which `hits` were valid, when it looked.
+    pub(crate) fn looked(&self, buf: &[u8], blocks: u64, hits: u64) {
+        let counts = self.requests.near(buf);
         if hits != 0 {
             counts.hits.add(hits);
         }
@@ -132,31 +262,90 @@ impl RequestCounts {
         }
     }
 
+    fn sum(&self, of: impl Fn(&Requests) -> u64) -> u64 {
+        self.requests.iter().map(of).sum()
+    }
+
+    fn plain_blocks(&self) -> u64 {
+        self.sum(|counts| counts.plain_hits.get() + counts.plain_hits_further_blocks.get())
+    }
+
     pub(crate) fn hits(&self) -> u64 {
-        self.0.iter().map(|counts| counts.hits.get()).sum()
+        self.plain_blocks() + self.sum(|counts| counts.hits.get())
     }
 
     pub(crate) fn misses(&self) -> u64 {
-        self.0.iter().map(|counts| counts.misses.get()).sum()
+        self.sum(|counts| counts.misses.get())
+    }
+
+    /// A snapshot, for blocks of `block_size` bytes.
+    pub(crate) fn snapshot(&self, block_size: u32) -> CacheCounters {
+        let bytes = |blocks: u64| blocks.saturating_mul(u64::from(block_size));
+        let served_blocks = self.plain_blocks() + self.filled_blocks.get();
+        let hit_reads = self.sum(|counts| counts.plain_hits.get() + counts.lost_hits.get());
+        let fetched_blocks = self.fetched_blocks.get();
+        CacheCounters {
+            served_blocks,
+            served_bytes: bytes(served_blocks),
+            followed_runs: self.followed_runs.get(),
+            source_reads: self.source_reads.get(),
+            source_read_failures: self.source_read_failures.get(),
+            fetched_blocks,
+            fetched_bytes: bytes(fetched_blocks),
+            backend_reads: hit_reads + self.backend_reads.get(),
+            backend_writes: self.backend_writes.get(),
+            backend_flushes: self.backend_flushes.get(),
+            backend_read_failures: self.backend_read_failures.get(),
+            backend_write_failures: self.backend_write_failures.get(),
+            backend_flush_failures: self.backend_flush_failures.get(),
+            checksum_mismatched_blocks: self.mismatched_blocks.get(),
+        }
     }
 }
 
-/// Failures underneath a reader. Not sharded: a failure is no hot path.
-#[derive(Debug, Default)]
-pub(crate) struct FailureCounts {
-    pub(crate) mismatched_blocks: Counter,
-    pub(crate) reads: Counter,
-    pub(crate) writes: Counter,
-    pub(crate) flushes: Counter,
+/// A plain hit under way. Dropped before it is [served](Self::served), its blocks were hits all the same, and its
+/// backend read was made.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct PlainHit<'a> {
+    requests: &'a Requests,
+    blocks: u64,
 }
 
-impl FailureCounts {
-    pub(crate) fn snapshot(&self) -> CacheCounters {
-        CacheCounters {
-            checksum_mismatched_blocks: self.mismatched_blocks.get(),
-            backend_read_failures: self.reads.get(),
-            backend_write_failures: self.writes.get(),
-            backend_flush_failures: self.flushes.get(),
+impl PlainHit<'_> {
+    /// The bytes are in the caller's buffer.
+    #[inline]
+    pub(crate) fn served(self) {
+        self.requests.plain_hits.add(1);
+        if self.blocks > 1 {
+            let further_blocks = self.blocks - 1;
+            self.requests.plain_hits_further_blocks.add(further_blocks);
         }
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for PlainHit<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        self.requests.lost_hits.add(1);
+        self.requests.hits.add(self.blocks);
+    }
+}
+
+/// A call under way, which is counted when it is over: answered, failed or dropped.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Call<'a>(&'a Counter);
+
+impl<'a> Call<'a> {
+    pub(crate) const fn of(counter: &'a Counter) -> Self {
+        Self(counter)
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.0.add(1);
     }
 }

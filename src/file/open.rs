@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use gibblox_core::GibbloxResult;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::backend::CacheOps;
 use crate::bitmap::any_set;
@@ -98,7 +98,7 @@ impl<C: CacheOps> CacheFile<C> {
             at += piece.len() as u64;
         }
         if !complete {
-            self.flush_while_opening().await?;
+            self.flush_backend().await?;
             self.set_len(self.layout.len(checksums)).await?;
         }
         debug!(
@@ -133,13 +133,13 @@ impl<C: CacheOps> CacheFile<C> {
             if why != Mismatch::Blank {
                 self.write(0, &UNREADABLE).await?;
             }
-            self.flush_while_opening().await?;
+            self.flush_backend().await?;
         }
         self.set_len(self.layout.len(Checksums::Xxh3)).await?;
         self.zero_bitmap().await?;
-        self.flush_while_opening().await?;
+        self.flush_backend().await?;
         self.write(0, &header.encode(Checksums::Xxh3)?).await?;
-        self.flush_while_opening().await
+        self.flush_backend().await
     }
 
     /// Writes zeros where the bitmap has anything else, which a new file does not.
@@ -157,14 +157,6 @@ impl<C: CacheOps> CacheFile<C> {
             at += piece.len() as u64;
         }
         Ok(())
-    }
-
-    /// A flush before anything is valid: there is nothing to distrust.
-    async fn flush_while_opening(&self) -> GibbloxResult<()> {
-        self.backend.flush().await.inspect_err(|error| {
-            self.failures.flushes.add(1);
-            warn!(%error, "flushing the cache failed");
-        })
     }
 }
 

@@ -245,6 +245,7 @@ where
             Claim::Follow(follow) => {
                 // The window may be a part of what the caller wants.
                 let own_failure = follow.shares_fate() && ahead.wanted == [piece];
+                self.file.counts().followed_runs.add(1);
                 match follow.outcome().await {
                     Some(Outcome::Failed(error) | Outcome::Unstored(error)) if own_failure => {
                         Err(error)

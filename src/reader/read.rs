@@ -26,6 +26,7 @@ use tracing::trace;
 use crate::backend::CacheOps;
 use crate::file::Hit;
 use crate::run::Run;
+use crate::stats::PlainHit;
 
 use super::CachedBlockReader;
 
@@ -60,11 +61,17 @@ where
                     buf,
                     ctx,
                 } => {
-                    reader.count_hit(*hit, buf);
+                    let counting = reader.begin_hit(*hit, buf);
                     let waiting = match reader.file.read_hit_now(*hit, buf) {
-                        Some(true) => return Poll::Ready(Ok(buf.len())),
-                        Some(false) => reader.fill_waiting(*hit, core::mem::take(buf), *ctx),
-                        None => reader.hit_waiting(*hit, core::mem::take(buf), *ctx),
+                        Some(true) => {
+                            counting.served();
+                            return Poll::Ready(Ok(buf.len()));
+                        }
+                        Some(false) => {
+                            drop(counting);
+                            reader.fill_waiting(*hit, core::mem::take(buf), *ctx)
+                        }
+                        None => reader.hit_waiting(*hit, counting, core::mem::take(buf), *ctx),
                     };
                     *this = Self::Waiting(waiting);
                 }
@@ -104,25 +111,32 @@ where
         }
     }
 
+    /// A hit is counted when it is over.
     #[inline]
-    fn count_hit(&self, hit: Hit, buf: &[u8]) {
+    fn begin_hit(&self, hit: Hit, buf: &[u8]) -> PlainHit<'_> {
         let (lba, blocks) = (hit.run().start(), hit.run().blocks());
         trace!(lba, blocks, "hit");
-        self.requests.add(buf, blocks, blocks);
+        self.file.counts().plain_hit(buf, blocks)
     }
 
     /// A hit that the backend is waited for.
     fn hit_to_count<'a>(&'a self, hit: Hit, buf: &'a mut [u8], ctx: ReadContext) -> ReadBlocks<'a> {
         Box::pin(async move {
-            self.count_hit(hit, buf);
-            self.read_hit(hit, buf, ctx).await
+            let counting = self.begin_hit(hit, buf);
+            self.read_hit(hit, counting, buf, ctx).await
         })
     }
 
     /// A hit that the backend is waited for, after all.
     #[cold]
-    fn hit_waiting<'a>(&'a self, hit: Hit, buf: &'a mut [u8], ctx: ReadContext) -> ReadBlocks<'a> {
-        Box::pin(self.read_hit(hit, buf, ctx))
+    fn hit_waiting<'a>(
+        &'a self,
+        hit: Hit,
+        counting: PlainHit<'a>,
+        buf: &'a mut [u8],
+        ctx: ReadContext,
+    ) -> ReadBlocks<'a> {
+        Box::pin(self.read_hit(hit, counting, buf, ctx))
     }
 
     /// A hit that was none.
@@ -148,15 +162,24 @@ where
             let (lba, blocks) = (run.start(), run.blocks());
             let hits = self.file.count_valid(run);
             trace!(lba, blocks, hits, "not all trusted");
-            self.requests.add(buf, blocks, hits);
+            self.file.counts().looked(buf, blocks, hits);
             self.fill(run, buf, ctx).await?;
             Ok(buf.len())
         })
     }
 
     /// Reads a hit, or fills where that fails.
-    async fn read_hit(&self, hit: Hit, buf: &mut [u8], ctx: ReadContext) -> GibbloxResult<usize> {
-        if !self.file.read_hit(hit, buf).await {
+    async fn read_hit(
+        &self,
+        hit: Hit,
+        counting: PlainHit<'_>,
+        buf: &mut [u8],
+        ctx: ReadContext,
+    ) -> GibbloxResult<usize> {
+        if self.file.read_hit(hit, buf).await {
+            counting.served();
+        } else {
+            drop(counting);
             // Boxed, so that the future of a hit stays small.
             Box::pin(self.fill(hit.run(), buf, ctx)).await?;
         }

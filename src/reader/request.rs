@@ -131,6 +131,9 @@ where
             // counted and logged where it fails, and the bytes are in the buffer.
             let _ = self.flush_where_due(self.flush_gate.due()).await;
         }
+        if result.is_ok() {
+            self.file.counts().filled_blocks.add(run.blocks());
+        }
         result
     }
 
@@ -266,6 +269,7 @@ where
 
     async fn follow<'b>(&self, follow: Follow, part: Part<'b>) -> Served<'b> {
         let shares_fate = follow.shares_fate();
+        self.file.counts().followed_runs.add(1);
         match follow.outcome().await {
             Some(Outcome::Published) => self.read_cached(part, Way::Direct).await,
             Some(Outcome::Failed(error)) if shares_fate => part.failed(error),

@@ -16,6 +16,7 @@ mod support;
 
 mod cancel;
 mod contract;
+mod counters;
 mod crash;
 mod dedup;
 mod disturbed;

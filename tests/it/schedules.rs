@@ -8,7 +8,8 @@ use crate::support::files::{file_of_ours, file_of_published};
 use crate::support::gate::Mode;
 use crate::support::source::{Fault, Op};
 use crate::support::{
-    Immediate, Oracle, Poller, Rng, Source, check_read, finish, for_seeds, lock, read,
+    Immediate, Oracle, Poller, Rng, Source, assert_calls_are_counted, check_read, finish,
+    for_seeds, lock, read,
 };
 use gibblox_cache::{
     CacheConfig, CacheOps, CachedBlockReader, Pause, ScrubReport, VerifyPolicy, Warm, WarmProgress,
@@ -111,6 +112,8 @@ struct World<'a, C> {
     /// Blocks that `read_blocks` was asked for and has looked at, and of these those it was asked for to the end.
     looked: u64,
     finished: u64,
+    /// Blocks of reads that were `Ok`.
+    served: u64,
 }
 
 impl<C: CacheOps> World<'_, C> {
@@ -184,6 +187,7 @@ impl<C: CacheOps> World<'_, C> {
                     "{wish:?} got {generations:?}, but was to get {at_least:?} at least"
                 );
                 self.finished += blocks;
+                self.served += blocks;
                 self.oracle.cache(lba, blocks);
             }
             (Wish::Read(lba, blocks), Got::Bytes(Err(error))) => {
@@ -501,6 +505,7 @@ fn live<C: CacheOps>(
     exit: Exit,
 ) -> u64 {
     let config = random_config(rng, hazards, source.block_size());
+    let reads_before = source.reads().len();
     let opening = CachedBlockReader::open(Arc::clone(source), cache, config);
     let reader = finish(opening).expect("a healthy source opens");
     random_gates(rng, source, backend);
@@ -520,6 +525,7 @@ fn live<C: CacheOps>(
         at_least,
         looked: 0,
         finished: 0,
+        served: 0,
     };
     let steps = 20 + rng.below(160);
     for _ in 0..steps {
@@ -528,7 +534,13 @@ fn live<C: CacheOps>(
     if exit != Exit::Killed {
         world.wind_down(rng);
     }
+    let served = world.served;
     drop(world);
+    let counters = reader.counters();
+    assert_eq!(counters.served_blocks, served, "{counters:?}");
+    let source_reads = (source.reads().len() - reads_before) as u64;
+    assert_eq!(counters.source_reads, source_reads, "{counters:?}");
+    assert_calls_are_counted(backend, &counters);
     source.heal();
     backend.heal();
     source.gate.open();

@@ -172,6 +172,9 @@ fn between_looking_and_claiming_no_other_fetch_slips_in() {
         assert_eq!(twice, 0, "blocks that were fetched twice");
         let stats = finish(reader.get_stats());
         assert_eq!(stats.total_hits + stats.total_misses, 2 * LAST);
+        let counters = reader.counters();
+        assert_eq!(counters.served_blocks, 2 * LAST);
+        assert_eq!(counters.fetched_blocks, LAST);
         assert_eq!(stats.cached_blocks, LAST);
     }
 }

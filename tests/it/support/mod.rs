@@ -16,7 +16,7 @@ pub(crate) use poll::{Poller, finish, polls_to_finish};
 pub(crate) use rng::{Rng, for_seeds, scale};
 pub(crate) use source::Source;
 
-use gibblox_cache::{CacheConfig, CacheOps, CachedBlockReader};
+use gibblox_cache::{CacheConfig, CacheCounters, CacheOps, CachedBlockReader};
 use gibblox_core::{BlockReader, GibbloxResult, ReadContext};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -87,4 +87,18 @@ pub(crate) fn cache_blocks<C: CacheOps>(
     for lba in blocks {
         check_read(reader, source, lba, 1);
     }
+}
+
+/// Compares what the only reader of `backend` counted with what arrived there. Nothing is under way.
+#[track_caller]
+pub(crate) fn assert_calls_are_counted(backend: &Backend, counters: &CacheCounters) {
+    let count = |op| backend.count(op) as u64;
+    assert_eq!(counters.backend_reads, count(backend::Op::Read), "reads");
+    let writes = count(backend::Op::Write) + count(backend::Op::SetLen);
+    assert_eq!(counters.backend_writes, writes, "writes");
+    assert_eq!(
+        counters.backend_flushes,
+        count(backend::Op::Flush),
+        "flushes"
+    );
 }
