@@ -178,10 +178,20 @@ impl Validity {
 
     /// Runs `change`, which clears bits, so that readers notice.
     fn changing<R>(&self, change: impl FnOnce() -> R) -> R {
-        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.begin_change();
         let result = change();
-        self.changes.fetch_add(UNDER_WAY, Ordering::AcqRel);
+        self.end_change();
         result
+    }
+
+    /// Until [`end_change`](Self::end_change) there are no [`changes`](Self::changes) to be had, so no plain hits.
+    pub(crate) fn begin_change(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Ends what [`begin_change`](Self::begin_change) began. The caller has seen to it that it had.
+    pub(crate) fn end_change(&self) {
+        self.changes.fetch_add(UNDER_WAY, Ordering::AcqRel);
     }
 
     /// Whether a flush has ever failed.

@@ -20,8 +20,8 @@ pub enum VerifyPolicy {
     /// On every read, also of blocks that this process fetched: for files that others may write to or reset while
     /// this reader is alive. Costs one more backend read and one pass of the hash on every hit.
     OnEveryRead,
-    /// Never, unless a flush has failed or the file became shorter: for a backend that checks its content itself. What
-    /// the file says is served.
+    /// Never, unless a flush has failed, the backend was bypassed, or the file became shorter: for a backend that checks
+    /// its content itself. What the file says is served.
     Never,
 }
 
@@ -62,6 +62,14 @@ pub struct CacheConfig {
     fetches_at_once: u32,
     verify: VerifyPolicy,
     offline: OfflinePolicy,
+    bypass: Option<BypassLimits>,
+}
+
+/// When a backend is bypassed, and when it is probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BypassLimits {
+    pub(crate) failures_in_a_row: u32,
+    pub(crate) probe_after_reads: u32,
 }
 
 impl Default for CacheConfig {
@@ -81,6 +89,7 @@ impl CacheConfig {
             fetches_at_once: 64,
             verify: VerifyPolicy::OnFirstRead,
             offline: OfflinePolicy::Fail,
+            bypass: None,
         }
     }
 
@@ -148,6 +157,42 @@ impl CacheConfig {
         self
     }
 
+    /// After how many failures in a row the backend is *bypassed*, and after how many reads that went past it then it
+    /// is probed. Off by default; zero of either is refused on opening.
+    ///
+    /// A failing call may be a slow one: a disk that is about to die answers each after seconds. While it is bypassed no
+    /// call is made at all: every block counts as a miss and comes from the source, by one read for each request, since
+    /// there is nowhere to keep it for another. Valid blocks stay valid, and are there again afterwards.
+    ///
+    /// Reads, writes, changes of length and flushes that fail count. Any call that succeeds begins the row again. A read
+    /// that comes back short tells that the file is shorter, and one that hangs is not known to have failed: they do
+    /// neither.
+    ///
+    /// After `probe_after_reads` calls of `read_blocks` that went past, the next one reads a byte of the file first,
+    /// while others still go past. If that succeeds the backend is used again; what was trusted is compared with its
+    /// checksum once more, since nobody knows what the medium went through. Else as many reads go past again. Whoever
+    /// wants the cache itself, by `flush_cache`, `ensure_cached`, `warm` or `scrub`, probes at once, and gets the
+    /// backend's error if it still fails, or one of kind `Io` if somebody else is probing.
+    ///
+    /// See [`health`](crate::CachedBlockReader::health), and `bypassed_reads`, `bypasses` and `probes` of
+    /// [`CacheCounters`](crate::CacheCounters). A backend that reads but does not write is bypassed and used in turns.
+    ///
+    /// ```
+    /// use gibblox_cache::CacheConfig;
+    ///
+    /// let config = CacheConfig::new().with_bypass(3, 100);
+    /// assert_eq!(config.bypass_after_failures(), Some(3));
+    /// assert_eq!(config.probe_after_reads(), Some(100));
+    /// ```
+    #[must_use]
+    pub const fn with_bypass(mut self, failures_in_a_row: u32, probe_after_reads: u32) -> Self {
+        self.bypass = Some(BypassLimits {
+            failures_in_a_row,
+            probe_after_reads,
+        });
+        self
+    }
+
     /// See [`with_flush_every_blocks`](Self::with_flush_every_blocks).
     #[must_use]
     pub const fn flush_every_blocks(&self) -> u32 {
@@ -184,6 +229,28 @@ impl CacheConfig {
         self.offline
     }
 
+    /// See [`with_bypass`](Self::with_bypass); nothing where it is off.
+    #[must_use]
+    pub const fn bypass_after_failures(&self) -> Option<u32> {
+        match self.bypass {
+            Some(limits) => Some(limits.failures_in_a_row),
+            None => None,
+        }
+    }
+
+    /// See [`with_bypass`](Self::with_bypass); nothing where it is off.
+    #[must_use]
+    pub const fn probe_after_reads(&self) -> Option<u32> {
+        match self.bypass {
+            Some(limits) => Some(limits.probe_after_reads),
+            None => None,
+        }
+    }
+
+    pub(crate) const fn bypass(&self) -> Option<BypassLimits> {
+        self.bypass
+    }
+
     /// Refuses limits under which nothing could ever be done.
     pub(crate) fn check(&self) -> GibbloxResult<()> {
         let limits = [
@@ -191,6 +258,14 @@ impl CacheConfig {
             (self.window_bytes, "window_bytes is zero"),
             (self.windows_at_once, "windows_at_once is zero"),
             (self.fetches_at_once, "fetches_at_once is zero"),
+            (
+                self.bypass_after_failures().unwrap_or(1),
+                "bypass_after_failures is zero",
+            ),
+            (
+                self.probe_after_reads().unwrap_or(1),
+                "probe_after_reads is zero",
+            ),
         ];
         for (limit, message) in limits {
             if limit == 0 {

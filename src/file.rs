@@ -37,6 +37,13 @@
 //! Nobody knows then what the medium kept, and reading it back may show either. So nothing stays trusted; each block
 //! is compared again before it is served. In a file without checksums there is nothing to compare with: what this
 //! process has read or written is dropped and fetched again, and the next process trusts the file as 0.0.1 would.
+//!
+//! # A backend that is bypassed
+//!
+//! While it is ([`Bypass`]), nothing counts as valid, as in a closed file. Whoever was in the middle of reading, storing
+//! or waiting to open is refused the next call; that is no failure, and takes nothing back. The bits stay as they are.
+//! When a probe has ended it, what has checksums is compared again, for the same reason as after a flush that failed.
+//! What has none stays as it was.
 
 mod inspect;
 mod invalidate;
@@ -47,11 +54,12 @@ use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use gibblox_core::{GibbloxError, GibbloxErrorKind, GibbloxResult};
 use smallvec::{SmallVec, smallvec};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::backend::CacheOps;
 use crate::bitmap::{Changes, Epoch, Published, State, Validity};
-use crate::config::VerifyPolicy;
+use crate::bypass::{Bypass, Probe, Turn};
+use crate::config::{BypassLimits, VerifyPolicy};
 use crate::error::{out_of_memory, short_read};
 use crate::flight::FlightTable;
 use crate::format::checksum::{BlockHasher, SUM_BYTES};
@@ -59,7 +67,7 @@ use crate::format::header::{Checksums, Header};
 use crate::format::layout::Layout;
 use crate::geometry::Geometry;
 use crate::run::Run;
-use crate::stats::{Call, Counts};
+use crate::stats::{CacheHealth, Call, Counts};
 
 pub(crate) use inspect::stored_total_blocks;
 pub use inspect::{CacheFileInfo, HeaderDamage, Inspection, inspect};
@@ -93,6 +101,7 @@ pub(crate) struct CacheFile<C> {
     opening: async_lock::Mutex<()>,
     /// Who writes which bytes of the bitmap.
     bitmap_writers: FlightTable,
+    bypass: Bypass,
     counts: Counts,
 }
 
@@ -115,6 +124,8 @@ enum Compare {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unread {
     Failed,
+    /// No call was made: the backend is bypassed, or there is no memory.
+    Refused,
     /// The file is not as long as it was.
     Short,
 }
@@ -188,6 +199,14 @@ fn not_open() -> GibbloxError {
     )
 }
 
+#[cold]
+fn is_bypassed() -> GibbloxError {
+    GibbloxError::with_message(
+        GibbloxErrorKind::Io,
+        "the cache backend failed too often and is bypassed",
+    )
+}
+
 fn zeroed(len: usize, what: &str) -> GibbloxResult<Scratch> {
     let mut scratch = Scratch::new();
     scratch
@@ -204,6 +223,7 @@ impl<C: CacheOps> CacheFile<C> {
         geometry: Geometry,
         identity: String,
         verify: VerifyPolicy,
+        bypass: Option<BypassLimits>,
     ) -> GibbloxResult<Self> {
         let header = Header::new(geometry, &identity)?;
         Ok(Self {
@@ -218,6 +238,7 @@ impl<C: CacheOps> CacheFile<C> {
             mode: ModeCell::new(),
             opening: async_lock::Mutex::new(()),
             bitmap_writers: FlightTable::default(),
+            bypass: Bypass::new(bypass),
             counts: Counts::default(),
         })
     }
@@ -240,11 +261,97 @@ impl<C: CacheOps> CacheFile<C> {
         self.mode.get() == Mode::Open(Checksums::Xxh3)
     }
 
-    // ---- what is valid; nothing while the file is closed, though it may be half loaded ----
+    // ---- whether the backend is asked ----
+
+    pub(crate) fn health(&self) -> CacheHealth {
+        if self.bypass.is_on() {
+            CacheHealth::Bypassed
+        } else {
+            CacheHealth::Healthy
+        }
+    }
+
+    /// An error where the backend is bypassed.
+    pub(crate) fn check_used(&self) -> GibbloxResult<()> {
+        if self.bypass.is_on() {
+            return Err(is_bypassed());
+        }
+        Ok(())
+    }
+
+    /// For whoever wants the cache itself: opens the file where it is not open yet, and probes a backend that is
+    /// bypassed.
+    pub(crate) async fn ready(&self) -> GibbloxResult<()> {
+        match self.bypass.turn_at_once() {
+            Turn::Use => {}
+            Turn::Pass => return Err(is_bypassed()),
+            Turn::Probe(probe) => self.probe(probe).await?,
+        }
+        if self.is_open() {
+            return Ok(());
+        }
+        self.open().await
+    }
+
+    /// For whoever wants bytes, from the cache if that can be had: whether to look there. Opens the file where it is not
+    /// open yet.
+    pub(crate) async fn prepare(&self) -> bool {
+        let used = match self.bypass.turn() {
+            Turn::Use => true,
+            Turn::Pass => false,
+            // It was counted and logged where it failed, and the read goes past as those before it.
+            Turn::Probe(probe) => self.probe(probe).await.is_ok(),
+        };
+        if used {
+            self.open_unless_busy().await;
+        } else {
+            self.counts.bypassed_reads.add(1);
+        }
+        used
+    }
+
+    async fn probe(&self, probe: Probe<'_>) -> GibbloxResult<()> {
+        let counting = Call::of(&self.counts.probes);
+        let answer = self.ask(0, &mut [0]).await;
+        drop(counting);
+        let error = match answer {
+            Ok(0 | 1) => {
+                if self.has_checksums() {
+                    self.validity.distrust_all();
+                }
+                probe.answered(|| self.validity.end_change());
+                debug!("the cache backend answers again and is used");
+                return Ok(());
+            }
+            Ok(got) => short_read("the cache backend", got, 1),
+            Err(error) => error,
+        };
+        self.counts.backend_read_failures.add(1);
+        debug!(%error, "the cache backend still fails");
+        probe.failed();
+        Err(error)
+    }
+
+    /// A call failed, after which there may be no more of them. A short answer is none: it tells that the file is
+    /// shorter.
+    #[cold]
+    fn call_failed(&self) {
+        let enter = || self.validity.begin_change();
+        if self.bypass.failed(|| self.counts.plain_hits(), enter) {
+            self.counts.bypasses.add(1);
+            warn!("the cache backend failed too often in a row and is bypassed");
+        }
+    }
+
+    // ---- what is valid; nothing while the file is closed, though it may be half loaded, or bypassed ----
+
+    pub(crate) fn shows_blocks(&self) -> bool {
+        self.is_open() && !self.bypass.is_on()
+    }
 
     /// The state of the first block of `run`, and the longest beginning of `run` that shares it.
     pub(crate) fn state_at(&self, run: Run) -> (State, Run) {
-        if self.is_open() {
+        if self.shows_blocks() {
             self.validity.state_at(run)
         } else {
             (State::Missing, run)
@@ -253,14 +360,14 @@ impl<C: CacheOps> CacheFile<C> {
 
     /// How many blocks of `run` are valid.
     pub(crate) fn count_valid(&self, run: Run) -> u64 {
-        if self.is_open() {
+        if self.shows_blocks() {
             self.validity.count_valid(run)
         } else {
             0
         }
     }
 
-    /// How many blocks are valid.
+    /// How many blocks are valid, or will be again when the backend is used again.
     pub(crate) fn valid_blocks(&self) -> u64 {
         if self.is_open() {
             self.validity.valid_blocks()
@@ -279,6 +386,9 @@ impl<C: CacheOps> CacheFile<C> {
 
     /// Fills `out`; what is not there is a failure.
     async fn read_exact(&self, offset: u64, out: &mut [u8]) -> Result<(), Unread> {
+        if self.bypass.is_on() {
+            return Err(Unread::Refused);
+        }
         let asked = out.len();
         let answer = self.ask(offset, out).await;
         self.all_of(offset, asked, answer)
@@ -288,13 +398,20 @@ impl<C: CacheOps> CacheFile<C> {
     async fn read_some(&self, offset: u64, out: &mut [u8]) -> GibbloxResult<usize> {
         let asked = out.len();
         match self.ask(offset, out).await {
-            Ok(got) if got <= asked => Ok(got),
+            Ok(got) if got <= asked => {
+                self.bypass.succeeded();
+                Ok(got)
+            }
             // A count beyond the buffer is a defect of the backend, and no count at all.
             Ok(got) => {
                 let error = short_read("the cache backend", got, asked);
                 Err(self.read_failed(offset, error))
             }
-            Err(error) => Err(self.read_failed(offset, error)),
+            Err(error) => {
+                let error = self.read_failed(offset, error);
+                self.call_failed();
+                Err(error)
+            }
         }
     }
 
@@ -317,7 +434,8 @@ impl<C: CacheOps> CacheFile<C> {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// What an answer says where anything but `asked` bytes is a failure.
+    /// What an answer says where anything but `asked` bytes is a failure. That the [call failed](Self::call_failed) is
+    /// for the caller to say.
     fn all_of(
         &self,
         offset: u64,
@@ -325,7 +443,10 @@ impl<C: CacheOps> CacheFile<C> {
         answer: GibbloxResult<usize>,
     ) -> Result<(), Unread> {
         match answer {
-            Ok(got) if got == asked => Ok(()),
+            Ok(got) if got == asked => {
+                self.bypass.succeeded();
+                Ok(())
+            }
             Ok(got) => {
                 let error = short_read("the cache backend", got, asked);
                 self.read_failed(offset, error);
@@ -346,19 +467,31 @@ impl<C: CacheOps> CacheFile<C> {
     }
 
     async fn write(&self, offset: u64, data: &[u8]) -> GibbloxResult<()> {
+        self.check_used()?;
         let call = Call::of(&self.counts.backend_writes);
         let answer = match self.backend.write_now(offset, data) {
             Some(answer) => answer,
             None => self.backend.write_at(offset, data).await,
         };
         drop(call);
-        answer.map_err(|error| self.write_failed(offset, error))
+        self.wrote(offset, answer)
+    }
+
+    fn wrote(&self, offset: u64, answer: GibbloxResult<()>) -> GibbloxResult<()> {
+        match answer {
+            Ok(()) => {
+                self.bypass.succeeded();
+                Ok(())
+            }
+            Err(error) => Err(self.write_failed(offset, error)),
+        }
     }
 
     #[cold]
     fn write_failed(&self, offset: u64, error: GibbloxError) -> GibbloxError {
         self.counts.backend_write_failures.add(1);
         warn!(offset, %error, "writing the cache failed");
+        self.call_failed();
         error
     }
 
@@ -366,24 +499,32 @@ impl<C: CacheOps> CacheFile<C> {
         let call = Call::of(&self.counts.backend_writes);
         let answer = self.backend.set_len(len).await;
         drop(call);
-        answer.map_err(|error| self.write_failed(len, error))
+        self.wrote(len, answer)
     }
 
     async fn flush_backend(&self) -> GibbloxResult<()> {
         let call = Call::of(&self.counts.backend_flushes);
         let answer = self.backend.flush().await;
         drop(call);
-        answer.map_err(|error| self.flush_failed(error))
+        match answer {
+            Ok(()) => {
+                self.bypass.succeeded();
+                Ok(())
+            }
+            Err(error) => Err(self.flush_failed(error)),
+        }
     }
 
     #[cold]
     fn flush_failed(&self, error: GibbloxError) -> GibbloxError {
         self.counts.backend_flush_failures.add(1);
         warn!(%error, "flushing the cache failed");
+        self.call_failed();
         error
     }
 
-    /// Makes durable what was written. After an error nothing is trusted any more.
+    /// Makes durable what was written. After an error nothing is trusted any more, so this refuses nothing: the caller
+    /// has [checked](Self::check_used).
     ///
     /// Cancellation is strict: a dropped flush promises nothing and takes nothing back.
     pub(crate) async fn flush(&self) -> GibbloxResult<()> {
@@ -433,7 +574,9 @@ impl<C: CacheOps> CacheFile<C> {
             answer => {
                 // Counted and logged; the blocks stay as they are until the long way fails too.
                 let offset = self.layout.data_offset(hit.run.start());
-                let _ = self.all_of(offset, asked, answer);
+                if self.all_of(offset, asked, answer) == Err(Unread::Failed) {
+                    self.call_failed();
+                }
                 false
             }
         }
@@ -466,6 +609,18 @@ impl<C: CacheOps> CacheFile<C> {
         })
     }
 
+    /// [`state_at`](Self::state_at), but an error where nobody can tell: for whoever would take it for a cache with
+    /// nothing in it.
+    pub(crate) fn known_state_at(&self, run: Run) -> GibbloxResult<(State, Run)> {
+        // In this order: where it is bypassed from now on, the bits are what they were.
+        self.check_used()?;
+        if self.is_open() {
+            Ok(self.validity.state_at(run))
+        } else {
+            Ok((State::Missing, run))
+        }
+    }
+
     async fn look(&self, run: Run, buf: &mut [u8], compare: Compare) -> Result<Looked, NotValid> {
         for look in 0..LOOKS {
             // The order matters, and is the bitmap's: count, bits, bytes, count.
@@ -485,6 +640,10 @@ impl<C: CacheOps> CacheFile<C> {
                 Err(why) => Err(why),
             };
             let settled = before.is_some_and(|before| self.validity.unchanged(before));
+            if matches!(read, Err(Unread::Failed)) {
+                // Not before: a bypass that this begins is no reason to keep what could not be read.
+                self.call_failed();
+            }
             match read {
                 // What matches is right, whatever happened meanwhile; what does not may have been repaired.
                 Ok(bad) if settled || comparing => {
@@ -539,7 +698,7 @@ impl<C: CacheOps> CacheFile<C> {
     /// The blocks of `run`, which `buf` holds, that differ from their checksums.
     async fn find_mismatches(&self, run: Run, buf: &[u8]) -> Result<Unreadable, Unread> {
         let sums = zeroed(Layout::sums_len(run), "checksums");
-        let mut sums = sums.map_err(|_| Unread::Failed)?;
+        let mut sums = sums.map_err(|_| Unread::Refused)?;
         self.read_exact(self.layout.sum_offset(run.start()), &mut sums)
             .await?;
         let mut bad = Unreadable::new();
@@ -598,6 +757,8 @@ impl<C: CacheOps> CacheFile<C> {
         let Mode::Open(checksums) = self.mode.get() else {
             return Err(not_open());
         };
+        // Before anything is taken back that is only out of sight.
+        self.check_used()?;
         self.validity.reserve(run)?;
         if self.validity.count_valid(run) != 0 {
             // The file was opened after this fetch had begun, and holds what is about to be overwritten.

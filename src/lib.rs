@@ -37,7 +37,8 @@
 //! - **One fetch for each block**, however many readers want it at once, unless that fetch failed, was dropped, or
 //!   could not be stored.
 //! - **A sick cache is a slower cache.** Backend errors are logged and counted ([`CachedBlockReader::counters`]); reads
-//!   of a healthy source go on.
+//!   of a healthy source go on. One that fails again and again is left alone, if wanted
+//!   ([`CacheConfig::with_bypass`]).
 //! - **Any cache file is safe to open**, after a loss of power, a damaged disk, or a mistake: what is not the source's
 //!   is recognised by a 64-bit checksum of each block and fetched again.
 //! - **What is dropped stays dropped.** [`CachedBlockReader::invalidate`] and [`CachedBlockReader::clear`] outlive a loss
@@ -66,7 +67,8 @@
 //! [`CachedBlockReader`] (`reader`) tells a read as look, claim, fetch or read, publish. Below it, `flight` knows who
 //! fetches and who waits, `warm` what is cached ahead and how far that is, `file` reads and writes the cache file and is
 //! the only caller of the backend, `format` is the specification of that file, `bitmap` says what is valid and trusted,
-//! `flush` when a flush is due. `geometry` and `run` are the arithmetic. Imports point down this list.
+//! `flush` when a flush is due, `bypass` whether the backend is asked at all. `geometry` and `run` are the arithmetic.
+//! Imports point down this list.
 //!
 //! # Features
 //!
@@ -81,6 +83,7 @@ extern crate std;
 
 mod backend;
 mod bitmap;
+mod bypass;
 mod config;
 mod error;
 mod file;
@@ -103,7 +106,7 @@ pub use identity::{
     derive_cached_reader_identity_id,
 };
 pub use reader::CachedBlockReader;
-pub use stats::{CacheCounters, CacheStats, ScrubReport};
+pub use stats::{CacheCounters, CacheHealth, CacheStats, ScrubReport};
 pub use warm::{Pause, Warm, WarmProgress};
 
 /// The code in the README is compiled and run like that in the documentation.

@@ -46,7 +46,7 @@ use crate::flush::{FlushGate, FlushTicket};
 use crate::geometry::Geometry;
 use crate::identity::{cached_reader_identity_string, write_cached};
 use crate::run::Run;
-use crate::stats::{CacheCounters, CacheStats, Call, ScrubReport};
+use crate::stats::{CacheCounters, CacheHealth, CacheStats, Call, ScrubReport};
 use crate::warm::{Meter, Warm, WarmProgress};
 
 use ahead::Ahead;
@@ -181,7 +181,7 @@ where
         };
         let geometry = Geometry::new(inner.block_size(), total_blocks)?;
         let identity = cached_reader_identity_string(&inner);
-        let file = CacheFile::new(cache, geometry, identity, config.verify())?;
+        let file = CacheFile::new(cache, geometry, identity, config.verify(), config.bypass())?;
         if let Err(error) = file.open().await {
             debug!(%error, "reading without a cache until its file can be opened");
         }
@@ -213,7 +213,8 @@ where
     ///
     /// # Errors
     ///
-    /// The backend's, also where the cache file could not be opened. After an error nothing in the file is trusted:
+    /// The backend's, also where the cache file could not be opened. Where the backend is
+    /// [bypassed](CacheConfig::with_bypass), that of the probe, or `Io` where somebody else is probing. After an error nothing in the file is trusted:
     /// each block is compared with its checksum again before it is served.
     ///
     /// # Cancellation
@@ -222,11 +223,9 @@ where
     ///
     /// # Cost
     ///
-    /// One backend flush, always. Other readers go on.
+    /// One backend flush, always, unless the backend is bypassed and its probe fails. Other readers go on.
     pub async fn flush_cache(&self) -> GibbloxResult<()> {
-        if !self.file.is_open() {
-            self.file.open().await?;
-        }
+        self.file.ready().await?;
         self.flush(self.flush_gate.begin()).await
     }
 
@@ -253,6 +252,38 @@ where
         self.file.counts().snapshot(self.geometry.block_size())
     }
 
+    /// Whether the backend is used, or [bypassed](CacheConfig::with_bypass) because it failed again and again. Never
+    /// waits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+    /// # use image::{DeadDisk, Image};
+    /// use gibblox_cache::{CacheConfig, CacheHealth, CachedBlockReader};
+    /// use gibblox_core::{BlockReader, ReadContext};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> gibblox_core::GibbloxResult<()> {
+    /// # let source = Image::new(512, 64);
+    /// let config = CacheConfig::new().with_bypass(2, 100);
+    /// let reader = CachedBlockReader::open(source, DeadDisk, config).await?;
+    /// assert_eq!(reader.health(), CacheHealth::Healthy, "one failure is not two");
+    ///
+    /// let mut buf = [0; 512];
+    /// for lba in 0..50 {
+    ///     reader.read_blocks(lba, &mut buf, ReadContext::FOREGROUND).await?; // from the source
+    /// }
+    /// assert_eq!(reader.health(), CacheHealth::Bypassed);
+    /// let counters = reader.counters();
+    /// assert_eq!((counters.backend_failures(), counters.bypassed_reads), (2, 49));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn health(&self) -> CacheHealth {
+        self.file.health()
+    }
+
     /// Fetches what is missing of `blocks` blocks from `lba`, so that all of them are valid.
     ///
     /// Nothing is counted as hit or miss. Blocks that an earlier process cached count as valid by their bit; to have
@@ -263,7 +294,9 @@ where
     /// `OutOfRange` where the range reaches past the last block. The source's error as itself, a short read of the
     /// source as `Io`. The backend's error where a block could not be stored, or where an automatic flush failed on
     /// the way; `Io` where blocks are dropped, because the backend damages or fails to read them, as fast as they are
-    /// cached. After the first error no further fetch is begun, those under way are finished, and what was fetched
+    /// cached. Where the backend is [bypassed](CacheConfig::with_bypass), the error of the probe, or `Io` where somebody
+    /// else is probing, before anything is fetched. After the first error no further fetch is begun, those under way are
+    /// finished, and what was fetched
     /// stays cached.
     ///
     /// # Cancellation
@@ -420,7 +453,8 @@ where
     /// # Errors
     ///
     /// The backend's, where the cache file could not be opened, or where what was dropped could not be written or
-    /// flushed; it is dropped for this process all the same. `Other` where there is no memory for a window. Blocks that
+    /// flushed; it is dropped for this process all the same. Where the backend is or becomes
+    /// [bypassed](CacheConfig::with_bypass), that of the probe, or `Io`. `Other` where there is no memory for a window. Blocks that
     /// cannot be read are dropped and counted, and are no error.
     ///
     /// # Cancellation
@@ -439,15 +473,13 @@ where
         &self,
         mut progress: impl FnMut(&ScrubReport) + Send,
     ) -> GibbloxResult<ScrubReport> {
-        if !self.file.is_open() {
-            self.file.open().await?;
-        }
+        self.file.ready().await?;
         let mut report = ScrubReport::default();
         let mut written = Ok(());
         let mut window = Vec::new();
         let mut rest = Run::new(0, self.geometry.total_blocks());
         while let Some(run) = rest {
-            let (state, run) = self.file.state_at(run);
+            let (state, run) = self.file.known_state_at(run)?;
             let mut scanned = run;
             if state == State::Valid {
                 scanned = run.first(self.window_blocks());
@@ -540,6 +572,8 @@ where
     }
 
     async fn flush(&self, ticket: FlushTicket<'_>) -> GibbloxResult<()> {
+        // Refused, it is due again.
+        self.file.check_used()?;
         let result = self.file.flush().await;
         debug!(
             blocks = ticket.covered_blocks(),

@@ -138,6 +138,14 @@ pub struct CacheCounters {
     pub backend_flush_failures: u64,
     /// Blocks that did not match their checksum.
     pub checksum_mismatched_blocks: u64,
+    /// How often the backend was found to fail again and again, and was bypassed from then on. Zero unless
+    /// [`CacheConfig::with_bypass`](crate::CacheConfig::with_bypass) asks for it, as the two that follow.
+    pub bypasses: u64,
+    /// Calls of `read_blocks` that went past a bypassed backend, counted when they do: those that came meanwhile, and the
+    /// one whose plain hit was the last failure. Others that were under way already are not among them.
+    pub bypassed_reads: u64,
+    /// Backend reads that were made to see whether it is well again, however they ended.
+    pub probes: u64,
 }
 
 impl CacheCounters {
@@ -172,8 +180,26 @@ impl CacheCounters {
             backend_write_failures,
             backend_flush_failures,
             checksum_mismatched_blocks,
+            bypasses,
+            bypassed_reads,
+            probes,
         }
     }
+}
+
+/// Whether a reader uses its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    any(target_arch = "wasm32", feature = "serde"),
+    derive(serde::Serialize)
+)]
+#[non_exhaustive]
+pub enum CacheHealth {
+    /// The backend is used, though calls may fail.
+    Healthy,
+    /// The backend failed again and again, and reads go past it until a probe succeeds. See
+    /// [`CacheConfig::with_bypass`](crate::CacheConfig::with_bypass).
+    Bypassed,
 }
 
 /// What a scrub has seen so far, or in the end.
@@ -239,6 +265,9 @@ pub(crate) struct Counts {
     pub(crate) backend_write_failures: Counter,
     pub(crate) backend_flush_failures: Counter,
     pub(crate) mismatched_blocks: Counter,
+    pub(crate) bypasses: Counter,
+    pub(crate) bypassed_reads: Counter,
+    pub(crate) probes: Counter,
 }
 
 impl Counts {
@@ -270,6 +299,11 @@ impl Counts {
         self.sum(|counts| counts.plain_hits.get() + counts.plain_hits_further_blocks.get())
     }
 
+    /// Requests that were plain hits so far.
+    pub(crate) fn plain_hits(&self) -> u64 {
+        self.sum(|counts| counts.plain_hits.get())
+    }
+
     pub(crate) fn hits(&self) -> u64 {
         self.plain_blocks() + self.sum(|counts| counts.hits.get())
     }
@@ -299,6 +333,9 @@ impl Counts {
             backend_write_failures: self.backend_write_failures.get(),
             backend_flush_failures: self.backend_flush_failures.get(),
             checksum_mismatched_blocks: self.mismatched_blocks.get(),
+            bypasses: self.bypasses.get(),
+            bypassed_reads: self.bypassed_reads.get(),
+            probes: self.probes.get(),
         }
     }
 }

@@ -52,6 +52,8 @@ impl<C: CacheOps> CacheFile<C> {
         if self.is_open() {
             return Ok(());
         }
+        // Whoever was at it before may have failed once too often. Nobody else makes calls while it goes on.
+        self.check_used()?;
         // An earlier attempt may have got half way.
         self.validity.clear();
         let header = Header::new(self.geometry, &self.identity)?;

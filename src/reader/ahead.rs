@@ -141,9 +141,7 @@ where
         ahead: Ahead<'_>,
         meter: &mut Meter<'_>,
     ) -> GibbloxResult<()> {
-        if !self.file.is_open() {
-            self.file.open().await?;
-        }
+        self.file.ready().await?;
         let count_valid = |run: &Run| self.file.count_valid(*run);
         meter.start(|| ahead.wanted.iter().map(count_valid).sum());
         let unflushed = self.flush_gate.defer();

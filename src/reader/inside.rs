@@ -110,7 +110,8 @@ where
     /// # Errors
     ///
     /// `OutOfRange` where the range reaches past the last block. The backend's error where the cache file could not be
-    /// opened, written or flushed; `Io` where another flush failed meanwhile. After an error the range is dropped for
+    /// opened, written or flushed, or is [bypassed](crate::CacheConfig::with_bypass) and still fails; `Io` where
+    /// another flush failed meanwhile, or somebody else is probing. After an error the range is dropped for
     /// this process, unless the file could not be opened, but may come back with the next: call again.
     ///
     /// # Cancellation
@@ -149,11 +150,12 @@ where
         let Some(range) = self.geometry.range(lba, blocks)? else {
             return Ok(());
         };
+        // A backend that is bypassed and does not answer is no reason to go on serving what is to be dropped.
+        let mut written = self.file.ready().await;
         if !self.file.is_open() {
-            self.file.open().await?;
+            return written;
         }
         let since = self.file.epoch();
-        let mut written = Ok(());
         let mut rest = Some(range);
         while let Some(run) = rest {
             // Whoever leads a block has asked for its bytes already, so it is waited for. Block by block, and not for

@@ -164,7 +164,7 @@ where
             return Ok(None);
         };
         let geometry = Geometry::new(inner.block_size(), total_blocks)?;
-        let file = CacheFile::new(cache, geometry, identity, config.verify())?;
+        let file = CacheFile::new(cache, geometry, identity, config.verify(), config.bypass())?;
         file.open_found().await?;
         Ok(Some((file, geometry)))
     }

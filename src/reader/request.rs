@@ -43,7 +43,7 @@ type Parts<'b> = SmallVec<[Part<'b>; 1]>;
 enum Way {
     /// From the cache, or by whoever leads its fetch.
     Claim,
-    /// From the source alone, since the backend would not keep or return what was fetched.
+    /// From the source alone, since the backend is bypassed, or would not keep or return what was fetched.
     Direct,
 }
 
@@ -108,15 +108,18 @@ where
         buf: &mut [u8],
         ctx: ReadContext,
     ) -> GibbloxResult<()> {
-        if !self.file.is_open() {
-            // Boxed, since it is rare, and would make the future of every read that misses larger.
-            Box::pin(self.file.open_unless_busy()).await;
-        }
+        // Boxed, since it is rare, and would make the future of every read that misses larger.
+        let way = if self.file.shows_blocks() || Box::pin(self.file.prepare()).await {
+            Way::Claim
+        } else {
+            // Past a backend that is bypassed nothing can be kept for followers, so nobody is made to wait as one.
+            Way::Direct
+        };
         let mut waiting = Waiting::default();
         waiting.push(Part {
             run,
             buf,
-            way: Way::Claim,
+            way,
             unsettled: 0,
         });
         let mut fetched = false;

@@ -1,5 +1,6 @@
-// A source for the examples in the documentation: what a slow device would be in a program.
-use gibblox_core::{BlockReader, GibbloxResult, ReadContext};
+// A source for the examples in the documentation, what a slow device would be in a program, and a disk that died.
+use gibblox_cache::CacheOps;
+use gibblox_core::{BlockReader, GibbloxError, GibbloxErrorKind, GibbloxResult, ReadContext};
 
 /// A generated device: block `lba` is filled with its lowest byte.
 pub struct Image {
@@ -40,5 +41,31 @@ impl BlockReader for Image {
             block.fill(lba.to_le_bytes()[0]);
         }
         Ok(buf.len())
+    }
+}
+
+/// A backend of which every call fails.
+pub struct DeadDisk;
+
+fn dead<T>() -> GibbloxResult<T> {
+    Err(GibbloxError::with_message(GibbloxErrorKind::Io, "the disk is dead"))
+}
+
+#[async_trait::async_trait]
+impl CacheOps for DeadDisk {
+    async fn read_at(&self, _offset: u64, _out: &mut [u8]) -> GibbloxResult<usize> {
+        dead()
+    }
+
+    async fn write_at(&self, _offset: u64, _data: &[u8]) -> GibbloxResult<()> {
+        dead()
+    }
+
+    async fn set_len(&self, _len: u64) -> GibbloxResult<()> {
+        dead()
+    }
+
+    async fn flush(&self) -> GibbloxResult<()> {
+        dead()
     }
 }

@@ -427,6 +427,7 @@ fn snapshots_can_be_serialized() {
     fn can_be<T: serde::Serialize>(_: T) {}
     let (_source, _backend, reader) = setup();
     can_be(reader.counters());
+    can_be(reader.health());
     can_be(finish(reader.get_stats()));
     can_be(finish(reader.scrub(|_| ())).unwrap());
 }

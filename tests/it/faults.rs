@@ -60,6 +60,15 @@ fn config() -> CacheConfig {
         .with_windows_at_once(2)
 }
 
+/// Without a bypass, with one that begins at once, and with one that takes more.
+fn configs() -> [CacheConfig; 3] {
+    [
+        config(),
+        config().with_bypass(1, 1),
+        config().with_bypass(3, 2),
+    ]
+}
+
 /// How a step ended: not at all where there was no reader, or with a panic, or with a result.
 #[derive(Debug)]
 enum End {
@@ -124,7 +133,11 @@ fn run_step<C: CacheOps>(
 type Played<C> = (Vec<(Step, End)>, Option<CachedBlockReader<Arc<Source>, C>>);
 
 /// Plays the script.
-fn play<C: CacheOps>(source: &Arc<Source>, backend: impl Fn() -> C) -> Played<C> {
+fn play<C: CacheOps>(
+    config: CacheConfig,
+    source: &Arc<Source>,
+    backend: impl Fn() -> C,
+) -> Played<C> {
     let mut reader = None;
     let mut ends = Vec::new();
     for step in SCRIPT {
@@ -132,7 +145,7 @@ fn play<C: CacheOps>(source: &Arc<Source>, backend: impl Fn() -> C) -> Played<C>
             drop(reader.take());
             let mut opened = None;
             let end = finish(Catch(Some(Box::pin(async {
-                let opening = CachedBlockReader::open(Arc::clone(source), backend(), config());
+                let opening = CachedBlockReader::open(Arc::clone(source), backend(), config);
                 opened = Some(opening.await?);
                 Ok(())
             }))));
@@ -160,6 +173,7 @@ fn check_healed<C: CacheOps>(
         BLOCKS,
     );
     if let Some(reader) = reader {
+        finish(reader.flush_cache()).expect("whoever asks for it ends a bypass");
         check_caching(&reader, source);
     }
     let reader: Reader = open_with(source, backend, config());
@@ -182,7 +196,7 @@ fn check_caching<C: CacheOps>(reader: &CachedBlockReader<Arc<Source>, C>, source
 /// The calls of a script in which nothing fails.
 fn healthy_calls() -> (Vec<backend::Call>, Vec<source::Call>) {
     let (source, backend) = (Source::new(9, BLOCK, BLOCKS), Backend::new());
-    let (ends, _) = play(&source, || Arc::clone(&backend));
+    let (ends, _) = play(config(), &source, || Arc::clone(&backend));
     assert!(ends.iter().all(|(_, end)| matches!(end, End::Done(Ok(())))));
     (backend.calls(), source.calls())
 }
@@ -191,20 +205,23 @@ type FaultOf = Box<dyn FnMut(&backend::Call) -> Option<BackendFault> + Send>;
 
 /// Plays the script over a backend that fails as told; the source is healthy, so reading and opening succeed.
 fn play_on_sick_backend<C: CacheOps>(
+    config: CacheConfig,
     name: &str,
     wrap: impl Fn(&Arc<Backend>) -> C,
     fault_of: FaultOf,
 ) {
     let (source, backend) = (Source::new(9, BLOCK, BLOCKS), Backend::new());
     backend.fail(fault_of);
-    let (ends, reader) = play(&source, || wrap(&backend));
+    let (ends, reader) = play(config, &source, || wrap(&backend));
+    let may_bypass = config.bypass_after_failures().is_some();
     for (step, end) in ends {
         match (step, end) {
             (_, End::Done(Ok(()))) => {}
             (Step::Ensure(..) | Step::Flush | Step::Scrub, End::Done(Err(error))) => {
                 let message = error.message().unwrap_or_default();
+                let is_bypassed = may_bypass && message.contains("is bypassed");
                 assert!(
-                    message.starts_with("backend: "),
+                    message.starts_with("backend: ") || is_bypassed,
                     "{name}, {step:?}: {error}"
                 );
             }
@@ -216,12 +233,12 @@ fn play_on_sick_backend<C: CacheOps>(
 }
 
 /// Each call in turn fails once, each way; and each call in turn is the first of all that fail.
-fn try_every_backend_call<C: CacheOps>(wrap: impl Fn(&Arc<Backend>) -> C) {
+fn try_every_backend_call<C: CacheOps>(config: CacheConfig, wrap: impl Fn(&Arc<Backend>) -> C) {
     let (calls, _) = healthy_calls();
     assert!(calls.len() > 40, "the script does something");
     let mut runs = 0;
     let mut play = |name: String, fault_of: FaultOf| {
-        play_on_sick_backend(&name, &wrap, fault_of);
+        play_on_sick_backend(config, &name, &wrap, fault_of);
         runs += 1;
     };
     for (index, call) in calls.iter().enumerate() {
@@ -233,6 +250,15 @@ fn try_every_backend_call<C: CacheOps>(wrap: impl Fn(&Arc<Backend>) -> C) {
             play(
                 format!("{fault:?} from call {index} on"),
                 Box::new(move |call| (call.index >= index).then_some(fault)),
+            );
+        }
+        for times in [2, 3, 4, 9] {
+            play(
+                format!("{times} calls from call {index} on"),
+                Box::new(move |call| {
+                    let ill = index..index + times;
+                    ill.contains(&call.index).then_some(BackendFault::Error)
+                }),
             );
         }
         play(
@@ -256,12 +282,16 @@ fn try_every_backend_call<C: CacheOps>(wrap: impl Fn(&Arc<Backend>) -> C) {
 
 #[test]
 fn whatever_backend_call_fails_reads_of_a_healthy_source_are_right() {
-    try_every_backend_call(Arc::clone);
+    for config in configs() {
+        try_every_backend_call(config, Arc::clone);
+    }
 }
 
 #[test]
 fn whatever_immediate_backend_call_fails_reads_of_a_healthy_source_are_right() {
-    try_every_backend_call(|backend| Immediate(Arc::clone(backend)));
+    for config in configs() {
+        try_every_backend_call(config, |backend| Immediate(Arc::clone(backend)));
+    }
 }
 
 /// A call that panics takes its own step with it and nothing else.
@@ -270,7 +300,7 @@ fn try_every_backend_panic<C: CacheOps>(wrap: impl Fn(&Arc<Backend>) -> C) {
     for index in 0..calls.len() {
         let (source, backend) = (Source::new(9, BLOCK, BLOCKS), Backend::new());
         backend.fail(move |call| (call.index == index).then_some(BackendFault::Panic));
-        let (ends, reader) = play(&source, || wrap(&backend));
+        let (ends, reader) = play(config(), &source, || wrap(&backend));
         let mut panicked = 0;
         let mut opened = true;
         for (step, end) in ends {
@@ -298,12 +328,12 @@ fn whatever_backend_call_panics_the_others_go_on() {
 #[test]
 fn a_disk_of_any_size_is_a_cache_or_none_but_never_in_the_way() {
     let (source, backend) = (Source::new(9, BLOCK, BLOCKS), Backend::new());
-    play(&source, || Arc::clone(&backend));
+    play(config(), &source, || Arc::clone(&backend));
     let whole = backend.bytes().len();
     for most in 0..=whole {
         let source = Source::new(9, BLOCK, BLOCKS);
         let backend = Backend::capped(most as u64);
-        let (ends, _) = play(&source, || Arc::clone(&backend));
+        let (ends, _) = play(config(), &source, || Arc::clone(&backend));
         for (step, end) in ends {
             match (step, end) {
                 (_, End::Done(Ok(()))) => {}
@@ -326,7 +356,7 @@ fn check_sick_source(
 ) -> usize {
     let (source, backend) = (Source::new(9, BLOCK, BLOCKS), Backend::new());
     source.fail(fault_of);
-    let (ends, reader) = play(&source, || Arc::clone(&backend));
+    let (ends, reader) = play(config(), &source, || Arc::clone(&backend));
     let mut known = BTreeSet::new();
     let mut failed = 0;
     for (step, end) in ends {

@@ -14,6 +14,7 @@
 
 mod support;
 
+mod bypass;
 mod cancel;
 mod contract;
 mod counters;
