@@ -171,8 +171,8 @@ impl CacheConfig {
     /// After `probe_after_reads` calls of `read_blocks` that went past, the next one reads a byte of the file first,
     /// while others still go past. If that succeeds the backend is used again; what was trusted is compared with its
     /// checksum once more, since nobody knows what the medium went through. Else as many reads go past again. Whoever
-    /// wants the cache itself, by `flush_cache`, `ensure_cached`, `warm` or `scrub`, probes at once, and gets the
-    /// backend's error if it still fails, or one of kind `Io` if somebody else is probing.
+    /// wants the cache itself, by `flush_cache`, `ensure_cached`, `warm`, `scrub`, `invalidate` or `clear`, probes at once,
+    /// and gets the backend's error if it still fails, or one of kind `Io` if somebody else is probing.
     ///
     /// See [`health`](crate::CachedBlockReader::health), and `bypassed_reads`, `bypasses` and `probes` of
     /// [`CacheCounters`](crate::CacheCounters). A backend that reads but does not write is bypassed and used in turns.

@@ -396,6 +396,7 @@ impl<C: CacheOps> CacheFile<C> {
 
     /// Fills as much of `out` as there is.
     async fn read_some(&self, offset: u64, out: &mut [u8]) -> GibbloxResult<usize> {
+        self.check_used()?;
         let asked = out.len();
         match self.ask(offset, out).await {
             Ok(got) if got <= asked => {

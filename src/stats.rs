@@ -69,7 +69,8 @@ fn percent(part: u64, whole: u64) -> f64 {
 /// What a reader did, what its source and its backend did for it, and what went wrong underneath and was kept from its
 /// callers.
 ///
-/// All of it counts from the opening of the reader, with the backend calls of the opening. Numbers only grow, and are
+/// All of it counts from the opening of the reader, with the backend calls of the opening, but for those that look for
+/// the file of a source that cannot be reached. Numbers only grow, and are
 /// exact when nothing is under way; a snapshot that is taken meanwhile may have seen one half of something and not the
 /// other. A *call* is counted when it is over: when it answered, failed, or was dropped with the future that waited for
 /// it. One that is under way is not counted yet.

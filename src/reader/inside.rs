@@ -23,8 +23,8 @@ where
     /// Whether all of `blocks` blocks from `lba` are valid. Nothing is counted as hit or miss.
     ///
     /// Blocks that an earlier process cached count by their bit, as they do for
-    /// [`ensure_cached`](Self::ensure_cached). While the cache file could not be opened nothing is valid. An empty
-    /// range is.
+    /// [`ensure_cached`](Self::ensure_cached). While the cache file could not be opened, or the backend is
+    /// [bypassed](crate::CacheConfig::with_bypass), nothing is valid. An empty range is.
     ///
     /// # Errors
     ///
@@ -56,7 +56,8 @@ where
         Ok(range.is_none_or(|range| self.file.state_at(range) == (State::Valid, range)))
     }
 
-    /// The runs of valid blocks of the device, as ranges of lbas, in ascending order.
+    /// The runs of valid blocks of the device, as ranges of lbas, in ascending order; none where
+    /// [`is_cached`](Self::is_cached) says that nothing is valid.
     ///
     /// Nothing is held while the iterator is consumed, so others may cache and drop blocks meanwhile. A block that is
     /// valid, or not, from the first call of `next` to the last is told as it is; one that changes may be told either
@@ -110,8 +111,8 @@ where
     /// # Errors
     ///
     /// `OutOfRange` where the range reaches past the last block. The backend's error where the cache file could not be
-    /// opened, written or flushed, or is [bypassed](crate::CacheConfig::with_bypass) and still fails; `Io` where
-    /// another flush failed meanwhile, or somebody else is probing. After an error the range is dropped for
+    /// opened, written or flushed, or where it is [bypassed](crate::CacheConfig::with_bypass) and its probe fails; `Io`
+    /// where another flush failed meanwhile, or somebody else is probing. After an error the range is dropped for
     /// this process, unless the file could not be opened, but may come back with the next: call again.
     ///
     /// # Cancellation
@@ -150,7 +151,7 @@ where
         let Some(range) = self.geometry.range(lba, blocks)? else {
             return Ok(());
         };
-        // A backend that is bypassed and does not answer is no reason to go on serving what is to be dropped.
+        // Also where the backend is bypassed: its blocks would be there again afterwards.
         let mut written = self.file.ready().await;
         if !self.file.is_open() {
             return written;
