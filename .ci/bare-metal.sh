@@ -3,7 +3,8 @@
 bare_targets=(thumbv7em-none-eabihf riscv32imac-unknown-none-elf wasm32-unknown-unknown)
 
 # Runs cargo for a target without an operating system. Where the toolchain in use brings the target, that is all;
-# otherwise Debian's compiler builds `core` and `alloc` from their sources, which Debian has as well.
+# otherwise Debian's compiler builds `core` and `alloc`, or what `build_std` names, from their sources, which Debian has
+# as well.
 cargo_for() {
     local target=$1 command=$2
     shift 2
@@ -15,7 +16,7 @@ cargo_for() {
         install_packages rustc-web cargo-web rust-web-src
     fi
     RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 \
-        /usr/bin/cargo "$command" -Zbuild-std=core,alloc --target "$target" "$@"
+        /usr/bin/cargo "$command" -Zbuild-std="${build_std:-core,alloc}" --target "$target" "$@"
 }
 
 # A linker for bare-metal targets: the toolchain's own, or Debian's.
