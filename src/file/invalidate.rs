@@ -67,15 +67,15 @@ impl<C: CacheOps> CacheFile<C> {
         self.validity.epoch()
     }
 
-    /// Fails where a flush has failed since `since`: it may have lost what was written before it, and a later flush
-    /// that succeeds does not tell.
+    /// Fails where a flush has failed since `since`, or a bypass has ended: what was written before may be lost, and a
+    /// later flush that succeeds does not tell.
     pub(crate) fn kept_since(&self, since: Epoch) -> GibbloxResult<()> {
         if self.validity.epoch() == since {
             return Ok(());
         }
         Err(GibbloxError::with_message(
             GibbloxErrorKind::Io,
-            "a flush failed while blocks were dropped",
+            "a flush failed, or a bypass ended, while blocks were dropped",
         ))
     }
 }

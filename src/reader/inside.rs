@@ -112,8 +112,8 @@ where
     ///
     /// `OutOfRange` where the range reaches past the last block. The backend's error where the cache file could not be
     /// opened, written or flushed, or where it is [bypassed](crate::CacheConfig::with_bypass) and its probe fails; `Io`
-    /// where another flush failed meanwhile, or somebody else is probing. After an error the range is dropped for
-    /// this process, unless the file could not be opened, but may come back with the next: call again.
+    /// where another flush failed or a bypass ended meanwhile, or somebody else is probing. After an error the range is
+    /// dropped for this process, unless the file could not be opened, but may come back with the next: call again.
     ///
     /// # Cancellation
     ///

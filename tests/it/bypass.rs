@@ -2,6 +2,7 @@
 
 use crate::support::backend::{self, Backend, Fault};
 use crate::support::files::file_of_published;
+use crate::support::gate::Mode;
 use crate::support::poll::drop_after;
 use crate::support::{
     Immediate, Poller, Source, assert_calls_are_counted, check_read, finish, lock, open_with, read,
@@ -411,6 +412,34 @@ fn what_is_invalidated_meanwhile_does_not_come_back() {
     world.enter();
     finish(world.reader.clear()).unwrap();
     assert_eq!(world.cached_blocks(), 0);
+    world.check_recovered();
+}
+
+#[test]
+fn a_bypass_that_comes_and_goes_while_blocks_are_dropped_is_an_error() {
+    let world = world(config(1, NEVER));
+    world.backend.gate.shut();
+    let mut poller = Poller::new();
+    let task = poller.spawn(world.reader.invalidate(1, 3));
+    poller.run();
+    let (first_write, _) = world.backend.gate.held()[0];
+    world.backend.fail_all(backend::Op::Read);
+    world.backend.gate.set(|_| Mode::Open);
+    world.read(0, 1);
+    world.assert_bypassed();
+    world.backend.heal();
+    finish(world.reader.flush_cache()).unwrap();
+    world.assert_healthy();
+    world.backend.gate.release(first_write);
+    poller.run_to_end();
+    let error = poller.take(task).unwrap_err();
+    assert!(
+        error.message().unwrap().contains("a bypass ended"),
+        "{error}"
+    );
+    drop(poller);
+    assert_eq!(world.cached_blocks(), 3, "dropped all the same");
+    finish(world.reader.invalidate(1, 3)).unwrap();
     world.check_recovered();
 }
 

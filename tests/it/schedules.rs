@@ -242,7 +242,8 @@ impl<C: CacheOps> World<'_, C> {
 
     /// Did a call fail while the task lived, or was there still a bypass from before?
     fn is_backend_error(&self, living: &Living, error: &GibbloxError) -> bool {
-        let is_bypassed = |message: &str| message.contains("is bypassed");
+        let is_bypassed =
+            |message: &str| message.contains("is bypassed") || message.contains("a bypass ended");
         is_sick_backend(living, error)
             || (self.may(BackendFaults) && error.message().is_some_and(is_bypassed))
     }
