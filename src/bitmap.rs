@@ -1,4 +1,4 @@
-//! [`Validity`]: which blocks are valid, and which of these are trusted, by machine words.
+//! [`Validity`]: which blocks are valid, and which of these are trusted or unasked, by machine words.
 //!
 //! ```text
 //!                publish                 distrust_all
@@ -12,13 +12,18 @@
 //! compared it with its checksum. The hit path loads both words and takes no lock; whatever changes them is a
 //! read-modify-write.
 //!
+//! A valid block is *unasked* if this process fetched it, but nobody has asked for it yet. It could be trusted; that it
+//! is not makes its first read look twice. That read makes it trusted without a comparison, and counts it as used. So
+//! the hit path has nothing to do with it.
+//!
 //! # Memory
 //!
 //! The bits of each kind lie in chunks ([`words`]) that are allocated when the first block of a chunk becomes valid, or
 //! trusted, so the memory follows what is cached, and a device of many terabytes costs two directories of pointers. A
 //! flat vector would be simpler, but opening a large device would be a matter of clearing memory, and a small machine
 //! would pay for what it never caches. Both kinds in one chunk would be one look fewer for a hit; opening a cache that
-//! has a little of everything then took twice the memory, and a scan for valid blocks read what it did not want.
+//! has a little of everything then took twice the memory, and a scan for valid blocks read what it did not want. The
+//! unasked bits have no directory either before anything is fetched unasked.
 //!
 //! # Orderings
 //!
@@ -35,11 +40,21 @@
 //!   then the bytes, then the count: if no change was under way at first, and the count is the same in the end, nobody
 //!   can have been writing these bytes, and no flush of them has failed.
 //!
+//! And one more for unasked blocks. *Publish* sets the unasked bit, then reads the epoch, and only then sets the valid
+//! bit; so an unasked bit in front of a valid block was written after the last failed flush. *Use* reads the count of
+//! changes, sees both bits, sets the trusted one, clears the unasked one, and reads the count again, by a
+//! read-modify-write: if it is the same, whatever takes trust away begins later, and sees the trusted bit. Else trust is
+//! taken back, and where there is nothing to compare with, the block is dropped. Of several that use a block, one finds
+//! the bit that it clears.
+//!
 //! Epoch and count are a `usize` each; to be mistaken one would have to wrap within one fill or one read.
 
 mod words;
 
-use gibblox_core::GibbloxResult;
+use alloc::boxed::Box;
+
+use gibblox_core::{GibbloxError, GibbloxResult};
+use once_cell::race::OnceBox;
 
 use crate::run::Run;
 use crate::sync::{AtomicUsize, Ordering, fence};
@@ -80,11 +95,13 @@ pub(crate) enum Published {
     Untrusted(u64),
 }
 
-/// The valid and the trusted blocks of a device.
+/// The valid, the trusted and the unasked blocks of a device.
 pub(crate) struct Validity {
     total_blocks: u64,
     valid: Words,
     trusted: Words,
+    /// Nothing before anything is fetched unasked.
+    unasked: OnceBox<Words>,
     epoch: AtomicUsize,
     changes: AtomicUsize,
 }
@@ -104,6 +121,7 @@ impl Validity {
             total_blocks,
             valid: Words::new(total_blocks)?,
             trusted: Words::new(total_blocks)?,
+            unasked: OnceBox::new(),
             epoch: AtomicUsize::new(0),
             changes: AtomicUsize::new(0),
         })
@@ -199,21 +217,82 @@ impl Validity {
         self.epoch() != Epoch(0)
     }
 
-    /// Makes `run` valid and trusted. Its bytes are written, all of them after `since`.
+    /// Makes `run` valid, `asked`, which is a part of it, trusted, and the rest unasked. Its bytes are written, all of
+    /// them after `since`.
     ///
     /// The caller has [reserved](Self::reserve) the run.
-    pub(crate) fn publish(&self, run: Run, since: Epoch) -> Published {
+    pub(crate) fn publish(&self, run: Run, asked: Run, since: Epoch) -> Published {
+        let outside = [run.first_until(asked.start()), run.from(asked.end())];
+        for unasked in outside.into_iter().flatten() {
+            self.set_unasked(unasked, since);
+        }
         let newly = places(run)
             .map(|place| u64::from(self.valid.set(place, place.mask).count_ones()))
             .sum();
-        if self.set_trusted(run, since) {
+        if self.set_trusted(asked, since) {
             Published::Trusted(newly)
         } else {
             Published::Untrusted(newly)
         }
     }
 
-    /// Trusts `run`, whose bytes were read after `since` and match their checksums.
+    /// Sets the unasked bits of `run`, unless a flush failed since `since`.
+    ///
+    /// Where there is no memory for them, the blocks will be compared, and not be counted.
+    fn set_unasked(&self, run: Run, since: Epoch) {
+        let unasked = self.unasked.get_or_try_init(|| {
+            let words = Words::new(self.total_blocks)?;
+            Ok::<_, GibbloxError>(Box::new(words))
+        });
+        let Ok(unasked) = unasked else { return };
+        if unasked.reserve(run).is_err() {
+            return;
+        }
+        for place in places(run) {
+            unasked.set(place, place.mask);
+        }
+        if self.epoch() != since {
+            for place in places(run) {
+                unasked.clear(place, place.mask);
+            }
+        }
+    }
+
+    /// Trusts those blocks of `run` that nobody has asked for before; returns how many these were.
+    ///
+    /// `before` is what [`changes`](Self::changes) said before the run was found valid. Where blocks were losing what they
+    /// had meanwhile, maybe these, they are not trusted, and made not valid unless they are `comparable`.
+    pub(crate) fn take_unasked(&self, run: Run, before: Changes, comparable: bool) -> u64 {
+        let Some(unasked) = self.unasked.get() else {
+            return 0;
+        };
+        let mut taken = 0;
+        for place in places(run) {
+            // In this order: see the orderings above.
+            let valid = self.valid.at(place);
+            let mask = valid & unasked.at(place) & place.mask;
+            if mask == 0 {
+                continue;
+            }
+            self.trusted.set(place, mask);
+            taken += u64::from(unasked.clear(place, mask).count_ones());
+            if self.changes.fetch_add(0, Ordering::AcqRel) == before.0 {
+                continue;
+            }
+            if comparable {
+                // Maybe they were trusted rightly, by somebody else: then they are compared once more.
+                self.trusted.clear(place, mask);
+            } else {
+                // A flush may have failed, and not have found them among what it drops.
+                self.invalidate(run);
+                break;
+            }
+        }
+        taken
+    }
+
+    /// Trusts `run`, whose bytes were read after `since` and match their checksums. Unasked blocks stay that, so that
+    /// their first use is counted.
     ///
     /// Where there is no memory for it, they will be compared once more.
     pub(crate) fn trust(&self, run: Run, since: Epoch) {
@@ -232,7 +311,8 @@ impl Validity {
     /// Sets the trusted bits, and takes them back where a flush failed since `since`.
     fn set_trusted(&self, run: Run, since: Epoch) -> bool {
         for place in places(run) {
-            self.trusted.set(place, place.mask);
+            let unasked = self.unasked.get().map_or(0, |words| words.at(place));
+            self.trusted.set(place, place.mask & !unasked);
         }
         let current = self.epoch() == since;
         if !current {
@@ -250,25 +330,31 @@ impl Validity {
             for place in places(run) {
                 dropped += u64::from(self.valid.clear(place, place.mask).count_ones());
                 self.trusted.clear(place, place.mask);
+                if let Some(unasked) = self.unasked.get() {
+                    unasked.clear(place, place.mask);
+                }
             }
             dropped
         })
     }
 
-    /// Trusts nothing any more: a flush failed, and nobody knows what the medium kept.
+    /// Trusts nothing any more, nor what is unasked: a flush failed, and nobody knows what the medium kept.
     pub(crate) fn distrust_all(&self) {
         self.take_trusted(|_| ());
     }
 
-    /// Makes everything that was trusted not valid: a flush failed, and there is nothing to compare with.
+    /// Makes everything that was trusted or unasked not valid: a flush failed, and there is nothing to compare with.
     pub(crate) fn drop_trusted(&self) {
         // Valid before trusted, as everywhere: nothing is left trusted but not valid.
         self.take_trusted(|place| _ = self.valid.clear(place, place.mask));
     }
 
-    fn take_trusted(&self, first: impl FnMut(Place)) {
+    fn take_trusted(&self, mut first: impl FnMut(Place)) {
         self.changing(|| {
             self.epoch.fetch_add(1, Ordering::AcqRel);
+            if let Some(unasked) = self.unasked.get() {
+                unasked.clear_all(&mut first);
+            }
             self.trusted.clear_all(first);
         });
     }
@@ -277,6 +363,9 @@ impl Validity {
     pub(crate) fn clear(&self) {
         self.valid.clear_all(|_| ());
         self.trusted.clear_all(|_| ());
+        if let Some(unasked) = self.unasked.get() {
+            unasked.clear_all(|_| ());
+        }
     }
 
     /// Takes in the bytes of the file's bitmap from its byte `first_byte` on: set bits become valid, not trusted.

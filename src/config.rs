@@ -62,6 +62,10 @@ pub struct CacheConfig {
     fetches_at_once: u32,
     verify: VerifyPolicy,
     offline: OfflinePolicy,
+    read_around_bytes: u32,
+    read_ahead_bytes: u32,
+    read_ahead_after: u32,
+    merge_gap_blocks: u32,
     bypass: Option<BypassLimits>,
 }
 
@@ -90,6 +94,10 @@ impl CacheConfig {
             verify: VerifyPolicy::OnFirstRead,
             offline: OfflinePolicy::Fail,
             bypass: None,
+            read_around_bytes: 0,
+            read_ahead_bytes: 0,
+            read_ahead_after: 4,
+            merge_gap_blocks: 0,
         }
     }
 
@@ -193,6 +201,136 @@ impl CacheConfig {
         self
     }
 
+    /// The smallest fetch of `read_blocks`, in bytes. Default 0: what is missing is fetched, and nothing else.
+    ///
+    /// A missing run that is shorter is fetched together with its neighbourhood, up to the multiples of so many bytes in
+    /// front of it and behind it, so that small reads close to each other take one call of the source and not one each.
+    /// Only blocks that are missing and that nobody else is fetching are fetched along, and none past the end of the
+    /// device. Rounded down to whole blocks; a single block, or less, is none.
+    ///
+    /// For a source whose calls are slow and whose readers jump about in the same places: file systems over HTTP, say,
+    /// with 64 KiB to 1 MiB. What it costs is bytes: a read of 4 KiB may move all of the limit, and readers that jump
+    /// about everywhere move it for nothing. [`CacheCounters`](crate::CacheCounters) tells how much was fetched unasked,
+    /// and how much of that was used; where that is little, lower the limit.
+    ///
+    /// A fetch that was widened and fails is no error: what was asked for is fetched once more, alone. While nothing
+    /// can be stored, nothing is fetched unasked. A wider fetch needs memory for all of it, for as long as it takes;
+    /// where there is none, it is not widened.
+    ///
+    /// ```
+    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+    /// # use image::Image;
+    /// use gibblox_cache::{CacheConfig, CachedBlockReader, MemoryCacheOps};
+    /// use gibblox_core::{BlockReader, ReadContext};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> gibblox_core::GibbloxResult<()> {
+    /// let config = CacheConfig::new().with_read_around_bytes(8 * 512);
+    /// let source = Image::new(512, 64);
+    /// let reader = CachedBlockReader::open(source, MemoryCacheOps::new(), config).await?;
+    /// let mut block = [0; 512];
+    /// reader.read_blocks(19, &mut block, ReadContext::FOREGROUND).await?; // Fetches blocks 16 to 23.
+    /// reader.read_blocks(21, &mut block, ReadContext::FOREGROUND).await?; // Fetches nothing.
+    /// let counters = reader.counters();
+    /// assert_eq!((counters.unasked_fetched_blocks, counters.unasked_used_blocks), (7, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub const fn with_read_around_bytes(mut self, bytes: u32) -> Self {
+        self.read_around_bytes = bytes;
+        self
+    }
+
+    /// How far ahead of a reader in sequence is fetched at most, in bytes. Default 0: not at all.
+    ///
+    /// After [a few reads](Self::with_read_ahead_after) in sequence, each beginning where the one before ended, the
+    /// fetch of a miss is widened ahead by the length of the read, that of the next miss by twice as much, and so on up
+    /// to this limit. A read elsewhere starts with nothing, and random reads fetch nothing unasked. Up to 16 readers in
+    /// sequence are told apart. Only blocks that are missing and that nobody else is fetching are fetched along, so
+    /// a fetch ends in front of the first valid block. Rounded down to whole blocks; less than one is none.
+    ///
+    /// The fetch is a part of the read that misses, which takes that much longer; nothing goes on in the background.
+    /// For a source whose calls are slow and that is read from front to back in small pieces: 256 KiB to 4 MiB. What it
+    /// costs is up to so many bytes that nobody reads each time a reader stops, memory for a fetch while it lasts, and a
+    /// slower first read of each block that was fetched unasked. Where readers know what they will read,
+    /// [`ensure_cached`](crate::CachedBlockReader::ensure_cached) is exact.
+    ///
+    /// Failures, and counting: as [`with_read_around_bytes`](Self::with_read_around_bytes). Both may be on.
+    ///
+    /// ```
+    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+    /// # use image::Image;
+    /// use gibblox_cache::{CacheConfig, CachedBlockReader, MemoryCacheOps};
+    /// use gibblox_core::{BlockReader, ReadContext};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> gibblox_core::GibbloxResult<()> {
+    /// let config = CacheConfig::new()
+    ///     .with_read_ahead_bytes(1 << 20)
+    ///     .with_read_ahead_after(2);
+    /// let source = Image::new(512, 64);
+    /// let reader = CachedBlockReader::open(source, MemoryCacheOps::new(), config).await?;
+    /// let mut block = [0; 512];
+    /// for lba in 0..12 {
+    ///     reader.read_blocks(lba, &mut block, ReadContext::FOREGROUND).await?;
+    /// }
+    /// // Fetched were block 0, then 1 and 2, 3 to 5, 6 to 10, 11 to 19.
+    /// let counters = reader.counters();
+    /// assert_eq!((counters.unasked_fetched_blocks, counters.unasked_used_blocks), (15, 7));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub const fn with_read_ahead_bytes(mut self, bytes: u32) -> Self {
+        self.read_ahead_bytes = bytes;
+        self
+    }
+
+    /// How many reads in sequence it takes before anything is fetched ahead, this one included. Default 4; less than
+    /// two is refused on opening, since every read is one in sequence.
+    ///
+    /// Fewer reads find short sequences, and now and then one in random reads of a small device: by chance, each read in
+    /// turn would have to begin at one of 16 blocks out of all. Of no effect unless
+    /// [something is fetched ahead](Self::with_read_ahead_bytes).
+    #[must_use]
+    pub const fn with_read_ahead_after(mut self, reads: u32) -> Self {
+        self.read_ahead_after = reads;
+        self
+    }
+
+    /// How many valid blocks between two missing runs of one `read_blocks` are fetched again, so that both runs are one
+    /// fetch. Default 0: each missing run is a fetch of its own, side by side.
+    ///
+    /// For a source that takes longer for a call than for so many blocks, or that limits calls. The blocks in between
+    /// come from the source and not from the cache then; they are not stored again, and are counted
+    /// ([`CacheCounters::refetched_blocks`](crate::CacheCounters::refetched_blocks)). Where such a fetch fails, each run
+    /// is fetched alone, and what was valid comes from the cache.
+    ///
+    /// ```
+    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+    /// # use image::Image;
+    /// use gibblox_cache::{CacheConfig, CachedBlockReader, MemoryCacheOps};
+    /// use gibblox_core::{BlockReader, ReadContext};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> gibblox_core::GibbloxResult<()> {
+    /// let config = CacheConfig::new().with_merge_gap_blocks(2);
+    /// let source = Image::new(512, 64);
+    /// let reader = CachedBlockReader::open(source, MemoryCacheOps::new(), config).await?;
+    /// let mut buf = [0; 8 * 512];
+    /// reader.read_blocks(3, &mut buf[..512], ReadContext::FOREGROUND).await?;
+    /// reader.read_blocks(0, &mut buf, ReadContext::FOREGROUND).await?; // One fetch, of blocks 0 to 7.
+    /// assert_eq!(reader.counters().refetched_blocks, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub const fn with_merge_gap_blocks(mut self, blocks: u32) -> Self {
+        self.merge_gap_blocks = blocks;
+        self
+    }
+
     /// See [`with_flush_every_blocks`](Self::with_flush_every_blocks).
     #[must_use]
     pub const fn flush_every_blocks(&self) -> u32 {
@@ -251,6 +389,30 @@ impl CacheConfig {
         self.bypass
     }
 
+    /// See [`with_read_around_bytes`](Self::with_read_around_bytes).
+    #[must_use]
+    pub const fn read_around_bytes(&self) -> u32 {
+        self.read_around_bytes
+    }
+
+    /// See [`with_read_ahead_bytes`](Self::with_read_ahead_bytes).
+    #[must_use]
+    pub const fn read_ahead_bytes(&self) -> u32 {
+        self.read_ahead_bytes
+    }
+
+    /// See [`with_read_ahead_after`](Self::with_read_ahead_after).
+    #[must_use]
+    pub const fn read_ahead_after(&self) -> u32 {
+        self.read_ahead_after
+    }
+
+    /// See [`with_merge_gap_blocks`](Self::with_merge_gap_blocks).
+    #[must_use]
+    pub const fn merge_gap_blocks(&self) -> u32 {
+        self.merge_gap_blocks
+    }
+
     /// Refuses limits under which nothing could ever be done.
     pub(crate) fn check(&self) -> GibbloxResult<()> {
         let limits = [
@@ -271,6 +433,9 @@ impl CacheConfig {
             if limit == 0 {
                 return Err(invalid_input(message));
             }
+        }
+        if self.read_ahead_after < 2 {
+            return Err(invalid_input("read_ahead_after is less than two"));
         }
         Ok(())
     }

@@ -378,7 +378,7 @@ impl<C: CacheOps> CacheFile<C> {
 
     /// Whether `run` can be served without comparing anything.
     #[inline]
-    fn is_trusted(&self, run: Run) -> bool {
+    pub(crate) fn is_trusted(&self, run: Run) -> bool {
         self.verify != VerifyPolicy::OnEveryRead && self.validity.is_trusted(run)
     }
 
@@ -630,6 +630,13 @@ impl<C: CacheOps> CacheFile<C> {
             if self.validity.count_valid(run) != run.blocks() {
                 return Err(NotValid);
             }
+            if let (Compare::AsConfigured, Some(before)) = (compare, before) {
+                let comparable = self.has_checksums();
+                let used = self.validity.take_unasked(run, before, comparable);
+                if used != 0 {
+                    self.counts.unasked_used_blocks.add(used);
+                }
+            }
             // Where one block has to be compared, all of the run are: what is trusted when its bytes arrive may have
             // been repaired since they were read. After a look that was disturbed comparing tells more than looking.
             let comparing = self.has_checksums()
@@ -748,13 +755,14 @@ impl<C: CacheOps> CacheFile<C> {
 
     // ---- storing ----
 
-    /// Stores the bytes of `run` and makes it valid; returns how many of its blocks were not valid before.
+    /// Stores the bytes of `run` and makes it valid; returns how many of its blocks were not valid before. `asked` is the
+    /// part of it that somebody asked for.
     ///
     /// An error leaves the run not valid. Cancellation is strict: a run that was left in the middle is not valid, and
     /// storing it again writes all of it.
     ///
     /// Cost: one write of data, one of checksums, one of the bitmap. Two of the bitmap where there are no checksums.
-    pub(crate) async fn store(&self, run: Run, data: &[u8]) -> GibbloxResult<u64> {
+    pub(crate) async fn store(&self, run: Run, asked: Run, data: &[u8]) -> GibbloxResult<u64> {
         let Mode::Open(checksums) = self.mode.get() else {
             return Err(not_open());
         };
@@ -781,7 +789,7 @@ impl<C: CacheOps> CacheFile<C> {
             self.write(self.layout.sum_offset(run.start()), &sums)
                 .await?;
         }
-        match self.write_bits(run, Some(since)).await? {
+        match self.write_bits(run, Some((asked, since))).await? {
             Published::Untrusted(_) if checksums == Checksums::Absent => {
                 // A flush failed in the meantime, and nothing will ever tell whether these bytes were in it.
                 self.validity.invalidate(run);
@@ -791,19 +799,19 @@ impl<C: CacheOps> CacheFile<C> {
         }
     }
 
-    /// Writes the bits of `run` as they are in memory, or, with `publish`, as valid, and then makes them so.
-    async fn write_bits(&self, run: Run, publish: Option<Epoch>) -> GibbloxResult<Published> {
+    /// Writes the bits of `run` as they are in memory, or, to publish what was `stored`, as valid, and then makes them so.
+    async fn write_bits(&self, run: Run, stored: Option<(Run, Epoch)>) -> GibbloxResult<Published> {
         let first = Layout::bitmap_byte(run.start());
         let bytes = Layout::bitmap_byte(run.end() - 1) - first + 1;
         let mut bits = zeroed(usize::try_from(bytes).unwrap_or(usize::MAX), "bits")?;
         // A run of bytes here, not of blocks; there is at least one.
         let bytes = Run::block(first).until(first + bytes);
         let _alone = self.bitmap_writers.alone(bytes).await;
-        self.validity.encode(first, publish.map(|_| run), &mut bits);
+        self.validity.encode(first, stored.map(|_| run), &mut bits);
         self.write(self.layout.bitmap().start + first, &bits)
             .await?;
-        Ok(match publish {
-            Some(since) => self.validity.publish(run, since),
+        Ok(match stored {
+            Some((asked, since)) => self.validity.publish(run, asked, since),
             None => Published::Trusted(0),
         })
     }

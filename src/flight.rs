@@ -20,6 +20,10 @@
 //! Followers learn errors as they were. Whether an error also *is* theirs depends on what they asked for:
 //! [`Follow::shares_fate`].
 //!
+//! A fetch may bring more than was asked for, as the [`Plan`] of the request says. It grows when it is claimed, under the
+//! table's lock, over blocks that are missing and that nobody fetches, and all of it is in the table: whoever wants
+//! some of it follows. Across a short gap of valid blocks two runs of a request become one [`Fetch`].
+//!
 //! The table is a sorted vector: it keeps its memory, so that a claim allocates nothing, and a request claims no more
 //! than it begins to fetch, so that it stays short.
 //!
@@ -32,6 +36,7 @@ use gibblox_core::GibbloxError;
 use smallvec::SmallVec;
 
 use crate::bitmap::State;
+use crate::policy::{Plan, widen};
 use crate::run::Run;
 use crate::sync::Lock;
 
@@ -72,7 +77,7 @@ struct Flight {
 #[derive(Debug)]
 pub(crate) enum Claim<'t> {
     Valid(Run),
-    Lead(Lead<'t>),
+    Lead(Fetch<'t>),
     Follow(Follow),
 }
 
@@ -80,10 +85,11 @@ pub(crate) enum Claim<'t> {
 pub(crate) type Claims<'t> = SmallVec<[Claim<'t>; 1]>;
 
 impl Claim<'_> {
+    /// What of the wanted it covers.
     pub(crate) fn run(&self) -> Run {
         match self {
             Claim::Valid(run) => *run,
-            Claim::Lead(lead) => lead.run,
+            Claim::Lead(fetch) => fetch.asked(),
             Claim::Follow(follow) => follow.run,
         }
     }
@@ -95,6 +101,16 @@ impl Claim<'_> {
 pub(crate) struct Lead<'t> {
     table: &'t FlightTable,
     run: Run,
+    /// What of the run was asked for.
+    asked: Run,
+}
+
+/// What one read of the source is to bring: runs that are led, in order, and what is valid between them. Mostly one.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Fetch<'t> {
+    first: Lead<'t>,
+    more: Vec<Lead<'t>>,
 }
 
 /// A run, or a part of one, that somebody else fetches.
@@ -135,29 +151,47 @@ impl FlightTable {
     /// Divides `wanted` into what is valid, what somebody fetches, and what the caller now has to fetch.
     ///
     /// `wanted` are the parts of one request, disjoint and in order. The claims cover them exactly, in order, but end
-    /// behind the first `most_leads` leads: nobody should claim what it does not begin to fetch at once, since others
-    /// would wait for it. `state_at` tells the state of the first block of a run, and the longest beginning of the run that shares it; it
-    /// is asked under the table's lock.
+    /// behind the first `most_fetches` fetches: nobody should claim what it does not begin to fetch at once, since others
+    /// would wait for it. `plan` says what may be fetched beyond what is wanted. `state_at` tells the state of the first
+    /// block of a run, and the longest beginning of the run that shares it; it is asked under the table's lock.
     pub(crate) fn claim(
         &self,
         wanted: impl Iterator<Item = Run>,
-        most_leads: usize,
+        most_fetches: usize,
+        plan: &Plan,
         state_at: impl Fn(Run) -> (State, Run),
     ) -> Claims<'_> {
         let mut claims = Claims::new();
-        let mut leads = 0;
+        let mut fetches = 0;
         self.flights.with(|flights| {
             let batch = flights.begin_batch();
             for run in wanted {
                 let mut rest = Some(run);
+                // How many valid blocks, and nothing else, there are since the last lead of this part.
+                let mut gap = None;
                 while let Some(run) = rest {
-                    if leads == most_leads {
+                    let merges = gap.is_some_and(|gap| plan.merges(gap));
+                    if fetches == most_fetches && !merges {
                         return;
                     }
-                    let claim = self.claim_first(flights, batch, run, &state_at);
-                    rest = run.from(claim.run().end());
-                    leads += usize::from(matches!(claim, Claim::Lead(_)));
-                    claims.push(claim);
+                    let claim = self.claim_first(flights, batch, run, plan, &state_at);
+                    let claimed = claim.run();
+                    rest = run.from(claimed.end());
+                    match claim {
+                        Claim::Lead(fetch) if merges => {
+                            merge(&mut claims, fetch);
+                            gap = Some(0);
+                        }
+                        claim => {
+                            gap = match claim {
+                                Claim::Lead(_) => Some(0),
+                                Claim::Valid(_) => gap.map(|gap| gap + claimed.blocks()),
+                                Claim::Follow(_) => None,
+                            };
+                            fetches += usize::from(matches!(claim, Claim::Lead(_)));
+                            claims.push(claim);
+                        }
+                    }
                 }
             }
         });
@@ -177,11 +211,12 @@ impl FlightTable {
         claims
     }
 
-    /// What is so of the beginning of `run`, up to where something else is.
+    /// What is so of the beginning of `run`, up to where something else is. Nothing else is fetched.
     pub(crate) fn claim_one(&self, run: Run, state_at: impl Fn(Run) -> (State, Run)) -> Claim<'_> {
         self.flights.with(|flights| {
             let batch = flights.begin_batch();
-            let mut claim = self.claim_first(flights, batch, run, &state_at);
+            let plan = Plan::default();
+            let mut claim = self.claim_first(flights, batch, run, &plan, &state_at);
             if let Claim::Follow(follow) = &mut claim {
                 follow.shares_fate = follow.leader.whole && follow.run == run;
             }
@@ -192,15 +227,15 @@ impl FlightTable {
     /// Waits until nobody else has any of `run`, and has all of it.
     ///
     /// Cancellation is strict. Nothing is held while waiting, so there is no circle to wait in.
-    pub(crate) async fn alone(&self, run: Run) -> Lead<'_> {
+    pub(crate) async fn alone(&self, run: Run) -> Fetch<'_> {
         loop {
-            let claims = self.claim(core::iter::once(run), usize::MAX, |run| {
-                (State::Missing, run)
-            });
+            let wanted = core::iter::once(run);
+            let missing = |run| (State::Missing, run);
+            let claims = self.claim(wanted, usize::MAX, &Plan::default(), missing);
             let mut others = None;
             for claim in claims {
                 match claim {
-                    Claim::Lead(lead) if lead.run == run => return lead,
+                    Claim::Lead(all) if all.span() == run => return all,
                     Claim::Follow(follow) => others = others.or(Some(follow)),
                     // A part of it is of no use, and is released.
                     Claim::Lead(_) | Claim::Valid(_) => {}
@@ -219,6 +254,7 @@ impl FlightTable {
         flights: &mut Flights,
         batch: usize,
         run: Run,
+        plan: &Plan,
         state_at: &impl Fn(Run) -> (State, Run),
     ) -> Claim<'t> {
         let index = flights
@@ -235,18 +271,23 @@ impl FlightTable {
         }
         match state_at(free) {
             (State::Valid, part) => Claim::Valid(part),
-            (State::Missing, part) => {
+            (State::Missing, asked) => {
+                let run = flights.widen(index, asked, plan, state_at);
                 flights.sorted.insert(
                     index,
                     Flight {
-                        run: part,
+                        run,
                         batch,
                         followers: Vec::new(),
                     },
                 );
-                Claim::Lead(Lead {
-                    table: self,
-                    run: part,
+                Claim::Lead(Fetch {
+                    first: Lead {
+                        table: self,
+                        run,
+                        asked,
+                    },
+                    more: Vec::new(),
                 })
             }
         }
@@ -282,6 +323,46 @@ impl Flights {
         self.last_batch = self.last_batch.wrapping_add(1);
         self.last_batch
     }
+
+    /// `asked`, which is missing and whose place in the table is `index`, and what the plan lets it grow over.
+    fn widen(
+        &self,
+        index: usize,
+        asked: Run,
+        plan: &Plan,
+        state_at: &impl Fn(Run) -> (State, Run),
+    ) -> Run {
+        let room = plan.room(asked);
+        if room == asked {
+            return asked;
+        }
+        let before = index
+            .checked_sub(1)
+            .and_then(|index| self.sorted.get(index));
+        let behind = self.sorted.get(index);
+        let free = Run::new(
+            before.map_or(0, |flight| flight.run.end()),
+            behind.map_or(u64::MAX, |flight| flight.run.start()),
+        );
+        match free.and_then(|free| free.clip(room)) {
+            Some(room) => widen(asked, room, state_at),
+            None => asked,
+        }
+    }
+}
+
+/// Makes one of `next` and the fetch that `claims` end with, but for what is valid between the two.
+fn merge<'t>(claims: &mut Claims<'t>, next: Fetch<'t>) {
+    let between = claims
+        .iter()
+        .rev()
+        .take_while(|claim| matches!(claim, Claim::Valid(_)))
+        .count();
+    claims.truncate(claims.len() - between);
+    match claims.last_mut() {
+        Some(Claim::Lead(fetch)) => fetch.merge(next),
+        _ => claims.push(Claim::Lead(next)),
+    }
 }
 
 impl Flight {
@@ -305,9 +386,65 @@ impl Flight {
     }
 }
 
+impl<'t> Fetch<'t> {
+    fn merge(&mut self, next: Self) {
+        self.more.extend(next.leads());
+    }
+
+    fn each(&self) -> impl Iterator<Item = &Lead<'t>> {
+        core::iter::once(&self.first).chain(&self.more)
+    }
+
+    /// What is read from the source.
+    pub(crate) fn span(&self) -> Run {
+        let last = self.more.last().unwrap_or(&self.first);
+        self.first.run.until(last.run.end())
+    }
+
+    /// The part of the request that it serves.
+    pub(crate) fn asked(&self) -> Run {
+        let last = self.more.last().unwrap_or(&self.first);
+        self.first.asked.until(last.asked.end())
+    }
+
+    /// Whether it brings what was missing and asked for, and nothing else.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.more.is_empty() && self.first.run == self.first.asked
+    }
+
+    /// The runs that are led.
+    pub(crate) fn leads(self) -> impl Iterator<Item = Lead<'t>> {
+        core::iter::once(self.first).chain(self.more)
+    }
+
+    /// How many blocks it brings that are led, and that were not asked for.
+    pub(crate) fn unasked_blocks(&self) -> u64 {
+        let unasked = |lead: &Lead<'_>| lead.run.blocks() - lead.asked.blocks();
+        self.each().map(unasked).sum()
+    }
+
+    /// How many blocks it brings that are valid.
+    pub(crate) fn gap_blocks(&self) -> u64 {
+        let led: u64 = self.each().map(|lead| lead.run.blocks()).sum();
+        self.span().blocks() - led
+    }
+
+    /// Releases all runs and tells the followers how it ended.
+    pub(crate) fn finish(self, outcome: &Outcome) {
+        for lead in self.leads() {
+            lead.finish(outcome);
+        }
+    }
+}
+
 impl Lead<'_> {
     pub(crate) const fn run(&self) -> Run {
         self.run
+    }
+
+    /// What of the run was asked for.
+    pub(crate) const fn asked(&self) -> Run {
+        self.asked
     }
 
     /// Releases the run and tells the followers how it ended.

@@ -35,7 +35,9 @@
 //! - **Right bytes or an error.** A read returns the source's bytes, all of them, or the source's error.
 //! - **Nothing hangs.** Any future may be dropped at any await. Whoever waited for it takes over.
 //! - **One fetch for each block**, however many readers want it at once, unless that fetch failed, was dropped, or
-//!   could not be stored.
+//!   could not be stored; or unless [gaps are fetched over](CacheConfig::with_merge_gap_blocks).
+//! - **Nothing is fetched that was not asked for**, unless the [`CacheConfig`] says so, and then it is bounded and
+//!   [counted](CacheCounters::unasked_fetched_blocks).
 //! - **A sick cache is a slower cache.** Backend errors are logged and counted ([`CachedBlockReader::counters`]); reads
 //!   of a healthy source go on. One that fails again and again is left alone, if wanted
 //!   ([`CacheConfig::with_bypass`]).
@@ -67,8 +69,8 @@
 //! [`CachedBlockReader`] (`reader`) tells a read as look, claim, fetch or read, publish. Below it, `flight` knows who
 //! fetches and who waits, `warm` what is cached ahead and how far that is, `file` reads and writes the cache file and is
 //! the only caller of the backend, `format` is the specification of that file, `bitmap` says what is valid and trusted,
-//! `flush` when a flush is due, `bypass` whether the backend is asked at all. `geometry` and `run` are the arithmetic.
-//! Imports point down this list.
+//! `flush` when a flush is due, `bypass` whether the backend is asked at all, `policy` what may be fetched beyond what was
+//! asked for. `geometry` and `run` are the arithmetic. Imports point down this list.
 //!
 //! # Features
 //!
@@ -92,6 +94,7 @@ mod flush;
 mod format;
 mod geometry;
 mod identity;
+mod policy;
 mod reader;
 mod run;
 mod stats;

@@ -13,7 +13,8 @@
 //!
 //! The parts of one request ([`request`]) are served side by side, each in its own piece of the caller's buffer, so a
 //! request with many holes takes about as long as one fetch. A part that has to be claimed again goes into the next
-//! round. Caching a range ahead of its readers ([`ahead`]) goes the same way, window by window.
+//! round. Caching a range ahead of its readers ([`ahead`]) goes the same way, window by window. A fetch that brings more
+//! than was asked for ([`wide`]) goes through memory of its own.
 //!
 //! # What was not done
 //!
@@ -26,6 +27,7 @@ mod inside;
 mod offline;
 mod read;
 mod request;
+mod wide;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -41,10 +43,11 @@ use crate::bitmap::State;
 use crate::config::{CacheConfig, OfflinePolicy};
 use crate::error::{out_of_memory, short_read};
 use crate::file::CacheFile;
-use crate::flight::{FlightTable, Lead, Outcome};
+use crate::flight::{Fetch, FlightTable, Outcome};
 use crate::flush::{FlushGate, FlushTicket};
 use crate::geometry::Geometry;
 use crate::identity::{cached_reader_identity_string, write_cached};
+use crate::policy::FetchPolicy;
 use crate::run::Run;
 use crate::stats::{CacheCounters, CacheHealth, CacheStats, Call, ScrubReport};
 use crate::warm::{Meter, Warm, WarmProgress};
@@ -87,6 +90,7 @@ pub struct CachedBlockReader<S, C> {
     file: CacheFile<C>,
     geometry: Geometry,
     config: CacheConfig,
+    policy: FetchPolicy,
     flights: FlightTable,
     flush_gate: FlushGate,
     contact: Contact,
@@ -200,6 +204,7 @@ where
             file,
             geometry,
             config,
+            policy: FetchPolicy::new(&config, geometry),
             flights: FlightTable::default(),
             flush_gate: FlushGate::new(config.flush_every_blocks()),
             contact,
@@ -537,30 +542,47 @@ where
         Err(failed)
     }
 
-    /// Fetches what `lead` claimed into `buf`, stores it, and tells the followers.
+    /// Fetches what `fetch` claimed, and nothing else, into `buf`, stores it, and tells the followers.
     async fn fetch(
         &self,
-        lead: Lead<'_>,
+        fetch: Fetch<'_>,
         buf: &mut [u8],
         ctx: ReadContext,
     ) -> GibbloxResult<Fetched> {
-        let run = lead.run();
-        if let Err(error) = self.read_source(run, buf, ctx).await {
-            lead.finish(&Outcome::Failed(error.clone()));
+        if let Err(error) = self.read_source(fetch.span(), buf, ctx).await {
+            fetch.finish(&Outcome::Failed(error.clone()));
             return Err(error);
         }
-        let stored = match self.file.store(run, buf).await {
-            Ok(newly) => {
-                self.flush_gate.wrote(newly);
-                lead.finish(&Outcome::Published);
-                Ok(())
-            }
-            Err(error) => {
-                lead.finish(&Outcome::Unstored(error.clone()));
-                Err(error)
-            }
-        };
+        let stored = self.store(fetch, buf).await;
         Ok(Fetched { stored })
+    }
+
+    /// Stores the runs that `fetch` leads, of all that it brought, and tells the followers. The error is the first.
+    async fn store(&self, fetch: Fetch<'_>, bytes: &[u8]) -> GibbloxResult<()> {
+        let span = fetch.span();
+        let mut result = Ok(());
+        for lead in fetch.leads() {
+            let run = lead.run();
+            let from = self.geometry.len_bytes(run.start() - span.start());
+            let len = self.geometry.len_bytes(run.blocks());
+            let bytes = bytes.get(from..).and_then(|bytes| bytes.get(..len));
+            let stored = self
+                .file
+                .store(run, lead.asked(), bytes.unwrap_or_default())
+                .await;
+            self.policy.stored(stored.is_ok());
+            match stored {
+                Ok(newly) => {
+                    self.flush_gate.wrote(newly);
+                    lead.finish(&Outcome::Published);
+                }
+                Err(error) => {
+                    lead.finish(&Outcome::Unstored(error.clone()));
+                    result = result.and(Err(error));
+                }
+            }
+        }
+        result
     }
 
     /// For whoever has stored something and leads nothing any more.
@@ -632,7 +654,8 @@ where
     /// # Cost
     ///
     /// Where all blocks are trusted, one backend read into `buf`, no lock and no allocation beside the future. A
-    /// missing run takes one source read into `buf`, one write of data, of checksums and of bits.
+    /// missing run takes one source read into `buf`, one write of data, of checksums and of bits. Fetching more than is
+    /// missing is off unless the [`CacheConfig`] says otherwise; a wider fetch takes memory for all of it, and a copy.
     fn read_blocks<'a, 'b, 'f>(
         &'a self,
         lba: u64,

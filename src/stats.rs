@@ -124,6 +124,13 @@ pub struct CacheCounters {
     pub fetched_blocks: u64,
     /// The same in bytes.
     pub fetched_bytes: u64,
+    /// Of the fetched blocks, those that nobody had asked for: around a read, or ahead of a reader.
+    pub unasked_fetched_blocks: u64,
+    /// Of these, blocks that were read since, from the cache; each counts once. A block that was dropped before, or
+    /// that a flush failed to make durable, does not count when it is read.
+    pub unasked_used_blocks: u64,
+    /// Of the fetched blocks, those that were valid, and lay between two missing runs of one fetch.
+    pub refetched_blocks: u64,
     /// Reads of the backend, however they ended.
     pub backend_reads: u64,
     /// Writes to the backend, and changes of its length, however they ended.
@@ -174,6 +181,9 @@ impl CacheCounters {
             source_read_failures,
             fetched_blocks,
             fetched_bytes,
+            unasked_fetched_blocks,
+            unasked_used_blocks,
+            refetched_blocks,
             backend_reads,
             backend_writes,
             backend_flushes,
@@ -258,6 +268,9 @@ pub(crate) struct Counts {
     pub(crate) source_reads: Counter,
     pub(crate) source_read_failures: Counter,
     pub(crate) fetched_blocks: Counter,
+    pub(crate) unasked_fetched_blocks: Counter,
+    pub(crate) unasked_used_blocks: Counter,
+    pub(crate) refetched_blocks: Counter,
     /// Reads of the backend but those of plain hits.
     pub(crate) backend_reads: Counter,
     pub(crate) backend_writes: Counter,
@@ -318,6 +331,8 @@ impl Counts {
         let bytes = |blocks: u64| blocks.saturating_mul(u64::from(block_size));
         let served_blocks = self.plain_blocks() + self.filled_blocks.get();
         let hit_reads = self.sum(|counts| counts.plain_hits.get() + counts.lost_hits.get());
+        // What was used was fetched before, so that is read first.
+        let unasked_used_blocks = self.unasked_used_blocks.get();
         let fetched_blocks = self.fetched_blocks.get();
         CacheCounters {
             served_blocks,
@@ -327,6 +342,9 @@ impl Counts {
             source_read_failures: self.source_read_failures.get(),
             fetched_blocks,
             fetched_bytes: bytes(fetched_blocks),
+            unasked_fetched_blocks: self.unasked_fetched_blocks.get(),
+            unasked_used_blocks,
+            refetched_blocks: self.refetched_blocks.get(),
             backend_reads: hit_reads + self.backend_reads.get(),
             backend_writes: self.backend_writes.get(),
             backend_flushes: self.backend_flushes.get(),

@@ -34,7 +34,7 @@ fn validity() -> Validity {
 
 fn publish(validity: &Validity, run: Run) -> Published {
     validity.reserve(run).expect("memory for a chunk");
-    validity.publish(run, validity.epoch())
+    validity.publish(run, run, validity.epoch())
 }
 
 /// Asks everything that there is to ask of `run`, and compares with the sets.
@@ -127,7 +127,7 @@ fn trust_ends_with_a_failed_flush() {
     assert!(!validity.is_trusted(run));
     assert_eq!(validity.count_valid(run), 1);
     // What was written before the flush that failed is not trusted when it is published after it.
-    assert_eq!(validity.publish(run, before), Published::Untrusted(0));
+    assert_eq!(validity.publish(run, run, before), Published::Untrusted(0));
     assert!(!validity.is_trusted(run));
     validity.trust(run, validity.epoch());
     assert!(validity.is_trusted(run));
@@ -149,4 +149,111 @@ fn memory_follows_what_is_valid() {
     loaded.load(1 << 20, &[1], u64::MAX).expect("memory");
     assert_eq!((loaded.valid.chunks(), loaded.trusted.chunks()), (1, 0));
     assert!(Validity::new(u64::MAX).is_err(), "an error, not an abort");
+}
+
+/// What is unasked now.
+fn unasked(validity: &Validity, run: Run) -> u64 {
+    let words = validity.unasked.get();
+    let count = |place: Place| {
+        words
+            .map_or(0, |words| words.at(place) & place.mask)
+            .count_ones()
+    };
+    places(run).map(|place| u64::from(count(place))).sum()
+}
+
+/// Publishes `run`, of which only `asked` was asked for.
+fn publish_around(validity: &Validity, run: Run, asked: Run) {
+    validity.reserve(run).expect("memory for a chunk");
+    let published = validity.publish(run, asked, validity.epoch());
+    assert_eq!(published, Published::Trusted(run.blocks()));
+}
+
+fn take(validity: &Validity, run: Run) -> u64 {
+    let before = validity.changes().expect("nothing changes");
+    validity.take_unasked(run, before, true)
+}
+
+#[test]
+fn what_nobody_asked_for_is_trusted_when_it_is_first_used_and_counted_once() {
+    let runs = runs();
+    for (index, run) in runs.iter().enumerate() {
+        // Some part of it was asked for.
+        let asked = run.from(run.start() + run.blocks() / 3).expect("not empty");
+        let asked = asked.first(1 + index as u64 % 70);
+        let validity = validity();
+        publish_around(&validity, *run, asked);
+        assert_eq!(validity.count_valid(*run), run.blocks());
+        assert!(validity.is_trusted(asked));
+        let outside = run.blocks() - asked.blocks();
+        assert_eq!(unasked(&validity, *run), outside);
+        assert_eq!(validity.is_trusted(*run), outside == 0);
+
+        // Trusting does not take away that nobody asked for it.
+        validity.trust(*run, validity.epoch());
+        assert_eq!(validity.is_trusted(*run), outside == 0);
+        assert_eq!(take(&validity, asked), 0);
+        let first = run.first(1 + run.blocks() / 2);
+        let rest = run.from(first.end());
+        let of_first = take(&validity, first);
+        assert!(validity.is_trusted(first));
+        let of_rest = rest.map_or(0, |rest| take(&validity, rest));
+        assert_eq!(of_first + of_rest, outside);
+        assert!(validity.is_trusted(*run));
+        assert_eq!(take(&validity, *run), 0, "once");
+    }
+}
+
+#[test]
+fn what_nobody_asked_for_is_not_trusted_after_a_failed_flush_nor_when_it_was_dropped() {
+    let (run, asked) = (Run::block(3).until(9), Run::block(5));
+    let distrusted = validity();
+    publish_around(&distrusted, run, asked);
+    let before = distrusted.epoch();
+    distrusted.distrust_all();
+    assert_eq!((unasked(&distrusted, run), take(&distrusted, run)), (0, 0));
+    assert!(!distrusted.is_trusted(Run::block(3)));
+    assert_eq!(distrusted.count_valid(run), run.blocks());
+    // What was written before the flush that failed does not come to be trusted by its use either.
+    distrusted.invalidate(run);
+    let published = distrusted.publish(run, asked, before);
+    assert_eq!(published, Published::Untrusted(run.blocks()));
+    assert_eq!((unasked(&distrusted, run), take(&distrusted, run)), (0, 0));
+
+    let dropped = validity();
+    publish_around(&dropped, run, asked);
+    assert_eq!(dropped.invalidate(Run::block(3)), 1);
+    assert_eq!(unasked(&dropped, run), run.blocks() - 2);
+    dropped.drop_trusted();
+    assert_eq!((dropped.valid_blocks(), unasked(&dropped, run)), (0, 0));
+
+    let cleared = validity();
+    publish_around(&cleared, run, asked);
+    cleared.clear();
+    assert_eq!((cleared.valid_blocks(), unasked(&cleared, run)), (0, 0));
+}
+
+#[test]
+fn a_use_that_was_disturbed_is_counted_but_not_trusted() {
+    let (run, asked, used) = (Run::block(3).until(9), Run::block(5), Run::block(7));
+    for (comparable, valid) in [(true, 1), (false, 0)] {
+        let validity = validity();
+        publish_around(&validity, run, asked);
+        let before = validity.changes().expect("nothing changes");
+        validity.invalidate(Run::block(100));
+        assert_eq!(validity.take_unasked(used, before, comparable), 1);
+        assert!(!validity.is_trusted(used));
+        assert_eq!(validity.count_valid(used), valid);
+        assert_eq!(take(&validity, used), 0, "once");
+    }
+}
+
+#[test]
+fn unasked_bits_take_memory_only_where_there_are_some() {
+    let validity = Validity::new(1 << 24).expect("a directory");
+    publish(&validity, Run::block(1 << 23));
+    validity.distrust_all();
+    assert!(validity.unasked.get().is_none());
+    publish_around(&validity, Run::block(7).until(9), Run::block(7));
+    assert_eq!(validity.unasked.get().map(Words::chunks), Some(1));
 }

@@ -209,7 +209,8 @@ impl Words {
                 let mask = bits.fetch_or(0, Ordering::AcqRel);
                 if mask != 0 {
                     cleared(place(mask));
-                    bits.store(0, Ordering::Release);
+                    // Not a plain store: what another thread did before it changed the word meanwhile is seen, too.
+                    bits.swap(0, Ordering::AcqRel);
                 }
             }
         }

@@ -22,18 +22,20 @@ fn shared() -> Arc<Shared> {
 
 /// Claims block 0; where it leads, publishes, or is dropped in the middle. Returns whether it led.
 fn read(shared: &Shared, dropped: bool) -> bool {
-    let claims = shared
-        .table
-        .claim(core::iter::once(Run::block(0)), usize::MAX, |run| {
-            shared.validity.state_at(run)
-        });
+    let claims = shared.table.claim(
+        core::iter::once(Run::block(0)),
+        usize::MAX,
+        &Plan::default(),
+        |run| shared.validity.state_at(run),
+    );
     let mut led = false;
     for claim in claims {
-        if let Claim::Lead(lead) = claim {
+        if let Claim::Lead(fetch) = claim {
             led = true;
             if !dropped {
-                shared.validity.publish(lead.run(), shared.validity.epoch());
-                lead.finish(&Outcome::Published);
+                let run = fetch.span();
+                shared.validity.publish(run, run, shared.validity.epoch());
+                fetch.finish(&Outcome::Published);
             }
         }
     }

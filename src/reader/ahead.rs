@@ -22,7 +22,7 @@ use gibblox_core::{BlockReader, GibbloxError, GibbloxErrorKind, GibbloxResult, R
 
 use crate::backend::CacheOps;
 use crate::bitmap::State;
-use crate::flight::{Claim, Lead, Outcome};
+use crate::flight::{Claim, Fetch, Outcome};
 use crate::flush::Deferral;
 use crate::run::Run;
 use crate::warm::{Meter, Pause};
@@ -239,7 +239,7 @@ where
                 step.passed(piece);
                 Ok(())
             }
-            Claim::Lead(lead) => self.lead_step(lead, &mut step, unflushed, ahead.ctx).await,
+            Claim::Lead(fetch) => self.lead_step(fetch, &mut step, unflushed, ahead.ctx).await,
             Claim::Follow(follow) => {
                 // The window may be a part of what the caller wants.
                 let own_failure = follow.shares_fate() && ahead.wanted == [piece];
@@ -259,14 +259,14 @@ where
 
     async fn lead_step(
         &self,
-        lead: Lead<'_>,
+        fetch: Fetch<'_>,
         step: &mut Step,
         unflushed: &Deferral<'_>,
         ctx: ReadContext,
     ) -> GibbloxResult<()> {
-        let piece = lead.run();
+        let piece = fetch.span();
         let buf = sized(&mut step.buf, self.geometry.len_bytes(piece.blocks()))?;
-        self.fetch(lead, buf, ctx).await?.stored?;
+        self.fetch(fetch, buf, ctx).await?.stored?;
         step.passed(piece);
         step.fetched_blocks = piece.blocks();
         unflushed.put_off(piece.blocks());

@@ -165,13 +165,13 @@ where
                 .flights
                 .claim_one(run.first(DROP_BLOCKS), |run| (State::Missing, run));
             match claim {
-                Claim::Lead(lead) => {
+                Claim::Lead(fetch) => {
                     // First in memory, then in the file: nothing that is being erased is served (I1).
-                    self.file.invalidate(lead.run());
+                    self.file.invalidate(fetch.span());
                     if written.is_ok() {
-                        written = self.file.erase(lead.run()).await;
+                        written = self.file.erase(fetch.span()).await;
                     }
-                    rest = range.from(lead.run().end());
+                    rest = range.from(fetch.span().end());
                 }
                 Claim::Follow(follow) => drop(follow.outcome().await),
                 // Not with this view of what is missing.

@@ -5,8 +5,9 @@
 //! Each round ends: a leader waits for the source and the backend only, a follower for its leader (I3). And rounds end:
 //! a part comes back only where a valid block was dropped, which the next round fetches; where a leader failed or was
 //! dropped, of which there are finitely many; or to be fetched *directly*, without a claim, because the backend would
-//! not keep or return what a leader had fetched, or because blocks were dropped each time the part was read. Without
-//! that last way out many readers of one block over a dead backend would fetch it one after another, each the follower
+//! not keep or return what a leader had fetched, or because blocks were dropped each time the part was read; or because
+//! a fetch failed that brought more than was asked for, after which this request asks for nothing more any more. Without
+//! the way past the claims many readers of one block over a dead backend would fetch it one after another, each the follower
 //! of the one before, and a reader beside a bad sector might never have done.
 
 use alloc::boxed::Box;
@@ -19,8 +20,10 @@ use smallvec::{SmallVec, smallvec};
 use crate::backend::CacheOps;
 use crate::file::{Looked, NotValid};
 use crate::flight::{Claim, Follow, Outcome};
+use crate::policy::Plan;
 use crate::run::Run;
 
+use super::wide::TooWide;
 use super::{CachedBlockReader, Fetched};
 
 /// A part of a request, with its piece of the caller's buffer.
@@ -68,6 +71,8 @@ enum Served<'b> {
     Done,
     /// What has to go through another round.
     Again(Parts<'b>),
+    /// What has to go through another round, with nothing fetched beside it.
+    Alone(Part<'b>),
     Failed {
         lba: u64,
         error: GibbloxError,
@@ -79,6 +84,8 @@ enum Served<'b> {
 struct Waiting<'b> {
     claim: Parts<'b>,
     direct: Parts<'b>,
+    /// What may be fetched beside it.
+    plan: Plan,
 }
 
 impl<'b> Waiting<'b> {
@@ -115,7 +122,10 @@ where
             // Past a backend that is bypassed nothing can be kept for followers, so nobody is made to wait as one.
             Way::Direct
         };
-        let mut waiting = Waiting::default();
+        let mut waiting = Waiting {
+            plan: self.plan(run),
+            ..Waiting::default()
+        };
         waiting.push(Part {
             run,
             buf,
@@ -140,6 +150,16 @@ where
         result
     }
 
+    /// What a request for `run` may fetch beside it. Nothing while there is nowhere to store it.
+    fn plan(&self, run: Run) -> Plan {
+        if !self.file.shows_blocks() {
+            return Plan::default();
+        }
+        let misses = || self.file.count_valid(run) != run.blocks();
+        self.policy
+            .plan(run, misses, |run| self.file.is_trusted(run))
+    }
+
     /// Works on `tasks` side by side; what has to go through another round is waiting again.
     ///
     /// Where tasks fail the others are finished first: their bytes are fetched by then, others wait for them, and it
@@ -154,6 +174,10 @@ where
         let mut end = |served| match served {
             Served::Done => {}
             Served::Again(parts) => parts.into_iter().for_each(|part| waiting.push(part)),
+            Served::Alone(part) => {
+                waiting.plan = Plan::default();
+                waiting.push(part);
+            }
             Served::Failed { lba, error } => {
                 if failed.as_ref().is_none_or(|(first, _)| lba < *first) {
                     failed = Some((lba, error));
@@ -188,9 +212,9 @@ where
             tasks.push((Role::Direct, part));
         }
         let wanted = waiting.claim.iter().rev().map(|part| part.run);
-        let claims = self
-            .flights
-            .claim(wanted, most - tasks.len(), |run| self.file.state_at(run));
+        let most = most - tasks.len();
+        let state_at = |run| self.file.state_at(run);
+        let claims = self.flights.claim(wanted, most, &waiting.plan, state_at);
         for claim in claims {
             let Some(part) = waiting.claim.pop() else {
                 break;
@@ -227,8 +251,15 @@ where
     async fn serve<'b>(&self, role: Role<'_>, part: Part<'b>, ctx: ReadContext) -> Served<'b> {
         match role {
             Role::Claimed(Claim::Valid(_)) => self.read_cached(part, Way::Claim).await,
-            Role::Claimed(Claim::Lead(lead)) => {
-                match self.fetch(lead, part.buf, ctx).await {
+            Role::Claimed(Claim::Lead(fetch)) if !fetch.is_exact() => {
+                // Boxed, since it is rare, and would make the future of every fetch larger.
+                match Box::pin(self.fetch_wide(fetch, part.buf, ctx)).await {
+                    Ok(()) => Served::Done,
+                    Err(TooWide) => Served::Alone(part),
+                }
+            }
+            Role::Claimed(Claim::Lead(fetch)) => {
+                match self.fetch(fetch, part.buf, ctx).await {
                     // That the backend did not take them is no concern of a read that has its bytes.
                     Ok(Fetched { stored: _ }) => Served::Done,
                     Err(error) => part.failed(error),
