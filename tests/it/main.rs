@@ -14,6 +14,7 @@
 
 mod support;
 
+mod around;
 mod bypass;
 mod cancel;
 mod contract;

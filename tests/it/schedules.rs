@@ -31,9 +31,11 @@ enum Hazard {
     Damage,
     /// The source holds other bytes all of a sudden, and blocks are invalidated.
     Renewals,
+    /// More is fetched than was asked for: around, ahead, across gaps, any of these or all.
+    Unasked,
 }
 
-use Hazard::{BackendFaults, Damage, Drops, Renewals, SourceFaults};
+use Hazard::{BackendFaults, Damage, Drops, Renewals, SourceFaults, Unasked};
 
 #[derive(Clone, Copy, Debug)]
 enum Wish {
@@ -81,6 +83,13 @@ fn fail_bad_blocks(source: &Source, bad: &Bad) {
     });
 }
 
+/// How many blocks were fetched though they had been before.
+fn fetched_again(source: &Source) -> u64 {
+    let fetches = source.fetches();
+    let again = fetches.iter().map(|count| count.saturating_sub(1) as u64);
+    again.sum()
+}
+
 /// Each call of the backend fails with this chance, in percent.
 fn fail_by_chance(backend: &Backend, mut rng: Rng, percent: u64) {
     backend.fail(move |_| {
@@ -109,6 +118,10 @@ struct World<'a, C> {
     oracle: Oracle,
     /// Content that is older than this was invalidated, for each block.
     at_least: &'a mut Vec<u64>,
+    /// Whether what is valid may be fetched again.
+    merges_gaps: bool,
+    /// How many blocks were fetched once more by the processes before.
+    again_before: u64,
     /// Blocks that `read_blocks` was asked for and has looked at, and of these those it was asked for to the end.
     looked: u64,
     finished: u64,
@@ -280,8 +293,18 @@ impl<C: CacheOps> World<'_, C> {
                 "what was cached is not valid any more"
             );
             if !self.may(Drops) && !self.may(SourceFaults) && !self.may(Renewals) {
-                assert!(fetched.iter().all(|count| *count <= 1), "fetched twice");
+                let again = fetched_again(self.source) - self.again_before;
+                assert!(again == 0 || self.merges_gaps, "fetched twice");
             }
+        }
+        let counters = self.reader.counters();
+        let (fetched, used) = (
+            counters.unasked_fetched_blocks,
+            counters.unasked_used_blocks,
+        );
+        assert!(used <= fetched, "used without a fetch: {counters:?}");
+        if !self.may(Unasked) {
+            assert_eq!((fetched, counters.refetched_blocks), (0, 0), "unasked");
         }
     }
 
@@ -459,11 +482,19 @@ fn random_config(rng: &mut Rng, hazards: &[Hazard], block_size: u32) -> CacheCon
         .with_windows_at_once(1 + rng.below(3) as u32)
         .with_fetches_at_once(1 + rng.below(4) as u32)
         .with_verify(verify);
-    if rng.chance(50) {
+    let config = if rng.chance(50) {
         config.with_bypass(1 + rng.below(6) as u32, 1 + rng.below(4) as u32)
     } else {
         config
+    };
+    if !hazards.contains(&Unasked) {
+        return config;
     }
+    config
+        .with_read_around_bytes(block_size * rng.below(9) as u32)
+        .with_read_ahead_bytes(block_size * rng.below(9) as u32)
+        .with_read_ahead_after(2 + rng.below(2) as u32)
+        .with_merge_gap_blocks(rng.below(4) as u32)
 }
 
 fn random_gates(rng: &mut Rng, source: &Source, backend: &Backend) {
@@ -524,6 +555,7 @@ fn live<C: CacheOps>(
     let opening = CachedBlockReader::open(Arc::clone(source), cache, config);
     let reader = finish(opening).expect("a healthy source opens");
     random_gates(rng, source, backend);
+    let again_before = fetched_again(source);
     let bad = Bad::default();
     fail_bad_blocks(source, &bad);
     let mut world = World {
@@ -538,6 +570,8 @@ fn live<C: CacheOps>(
         backend_sick: false,
         oracle: Oracle::new(),
         at_least,
+        merges_gaps: config.merge_gap_blocks() != 0,
+        again_before,
         looked: 0,
         finished: 0,
         served: 0,
@@ -566,6 +600,21 @@ fn live<C: CacheOps>(
             finish(reader.clear()).expect("nothing fails any more");
         }
         check_read(&reader, source, 0, source.blocks());
+        let counters = reader.counters();
+        // Else what was fetched may have been dropped before it was used.
+        if hazards == [Unasked] {
+            let (fetched, used) = (
+                counters.unasked_fetched_blocks,
+                counters.unasked_used_blocks,
+            );
+            assert_eq!(fetched, used, "in the end all was read");
+            let again = fetched_again(source) - again_before;
+            assert_eq!(again, counters.refetched_blocks, "but for gaps");
+        }
+        if config.merge_gap_blocks() != 0 {
+            // What lies in a gap comes from the source, and only now does damage of it show.
+            check_read(&reader, source, 0, source.blocks());
+        }
         let fetches = source.fetches();
         check_read(&reader, source, 0, source.blocks());
         assert_eq!(
@@ -682,6 +731,23 @@ fn when_the_source_changes_nothing_older_is_served_than_what_was_invalidated() {
 #[test]
 fn when_everything_happens_at_once_all_of_this_holds() {
     try_lives(2500, &[Drops, SourceFaults, BackendFaults, Damage]);
+}
+
+#[test]
+fn all_of_this_holds_where_more_is_fetched_than_was_asked_for() {
+    for hazards in [
+        &[Unasked][..],
+        &[Unasked, Drops],
+        &[Unasked, SourceFaults],
+        &[Unasked, BackendFaults],
+        &[Unasked, Drops, Damage],
+        &[Unasked, Drops, SourceFaults, BackendFaults, Damage],
+        &[Unasked, Drops, SourceFaults, BackendFaults, Renewals],
+    ] {
+        try_lives(400, hazards);
+    }
+    try_life_of_a_published_file(300, &[Unasked, Drops, SourceFaults]);
+    try_life_of_a_published_file(300, &[Unasked, Drops, SourceFaults, BackendFaults]);
 }
 
 #[test]
