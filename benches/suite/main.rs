@@ -27,6 +27,7 @@
     reason = "a bench is a test: a program of std that panics where a result is wrong, and its figures are floats"
 )]
 
+mod ahead;
 mod backend;
 mod cold;
 mod contenders;
@@ -93,10 +94,11 @@ fn main() {
         (false, false) => Scale::Once,
     };
     let wanted: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
-    let questions: [(&str, Run); 12] = [
+    let questions: [(&str, Run); 13] = [
         ("hits", hits::run),
         ("threads", threads::run),
         ("cold", cold::run),
+        ("ahead", ahead::run),
         ("holes", holes::run),
         ("crowd", crowd::run),
         ("ensure", ensure::run),

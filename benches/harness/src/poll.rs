@@ -127,12 +127,24 @@ impl Future for Until {
 pub struct Slow<S> {
     source: S,
     latency: Duration,
+    bytes_per_second: f64,
 }
 
 impl<S> Slow<S> {
     /// `source`, with each `read_blocks` answered `latency` after it was asked.
     pub const fn new(source: S, latency: Duration) -> Self {
-        Self { source, latency }
+        Self {
+            source,
+            latency,
+            bytes_per_second: f64::INFINITY,
+        }
+    }
+
+    /// Each answer takes longer by the time that its bytes take on a line of their own.
+    #[must_use]
+    pub const fn with_bytes_per_second(mut self, bytes_per_second: f64) -> Self {
+        self.bytes_per_second = bytes_per_second;
+        self
     }
 }
 
@@ -156,7 +168,8 @@ impl<S: BlockReader> BlockReader for Slow<S> {
         buf: &mut [u8],
         ctx: ReadContext,
     ) -> GibbloxResult<usize> {
-        Until(Instant::now() + self.latency).await;
+        let transfer = Duration::from_secs_f64(buf.len() as f64 / self.bytes_per_second);
+        Until(Instant::now() + self.latency + transfer).await;
         self.source.read_blocks(lba, buf, ctx).await
     }
 }
