@@ -224,11 +224,34 @@ impl FlightTable {
         })
     }
 
+    /// All of `run`, where it is missing and nobody fetches any of it. What [`claim`](Self::claim) comes to then, with
+    /// less ado.
+    pub(crate) fn lead_all(
+        &self,
+        run: Run,
+        state_at: impl Fn(Run) -> (State, Run),
+    ) -> Option<Fetch<'_>> {
+        self.flights.with(|flights| {
+            let index = flights.index_of(run);
+            let next = flights.sorted.get(index);
+            if next.is_some_and(|flight| flight.run.start() < run.end())
+                || state_at(run) != (State::Missing, run)
+            {
+                return None;
+            }
+            let batch = flights.begin_batch();
+            Some(self.lead(flights, index, batch, run, run))
+        })
+    }
+
     /// Waits until nobody else has any of `run`, and has all of it.
     ///
     /// Cancellation is strict. Nothing is held while waiting, so there is no circle to wait in.
     pub(crate) async fn alone(&self, run: Run) -> Fetch<'_> {
         loop {
+            if let Some(all) = self.lead_all(run, |run| (State::Missing, run)) {
+                return all;
+            }
             let wanted = core::iter::once(run);
             let missing = |run| (State::Missing, run);
             let claims = self.claim(wanted, usize::MAX, &Plan::default(), missing);
@@ -257,9 +280,7 @@ impl FlightTable {
         plan: &Plan,
         state_at: &impl Fn(Run) -> (State, Run),
     ) -> Claim<'t> {
-        let index = flights
-            .sorted
-            .partition_point(|flight| flight.run.end() <= run.start());
+        let index = flights.index_of(run);
         let mut free = run;
         if let Some(flight) = flights.sorted.get_mut(index) {
             if let Some(common) = flight.run.clip(run) {
@@ -273,23 +294,35 @@ impl FlightTable {
             (State::Valid, part) => Claim::Valid(part),
             (State::Missing, asked) => {
                 let run = flights.widen(index, asked, plan, state_at);
-                flights.sorted.insert(
-                    index,
-                    Flight {
-                        run,
-                        batch,
-                        followers: Vec::new(),
-                    },
-                );
-                Claim::Lead(Fetch {
-                    first: Lead {
-                        table: self,
-                        run,
-                        asked,
-                    },
-                    more: Vec::new(),
-                })
+                Claim::Lead(self.lead(flights, index, batch, run, asked))
             }
+        }
+    }
+
+    /// Puts `run` into the table, in its place `index`.
+    fn lead<'t>(
+        &'t self,
+        flights: &mut Flights,
+        index: usize,
+        batch: usize,
+        run: Run,
+        asked: Run,
+    ) -> Fetch<'t> {
+        flights.sorted.insert(
+            index,
+            Flight {
+                run,
+                batch,
+                followers: Vec::new(),
+            },
+        );
+        Fetch {
+            first: Lead {
+                table: self,
+                run,
+                asked,
+            },
+            more: Vec::new(),
         }
     }
 
@@ -301,9 +334,7 @@ impl FlightTable {
 
     fn remove(&self, run: Run) -> Vec<Sender<Outcome>> {
         self.flights.with(|flights| {
-            let index = flights
-                .sorted
-                .partition_point(|flight| flight.run.end() <= run.start());
+            let index = flights.index_of(run);
             // Whoever holds the `Lead` is alone in removing it, so it is there.
             if flights
                 .sorted
@@ -319,6 +350,12 @@ impl FlightTable {
 }
 
 impl Flights {
+    /// Where the first flight is that does not end in front of `run`, and where `run` belongs if it overlaps none.
+    fn index_of(&self, run: Run) -> usize {
+        self.sorted
+            .partition_point(|flight| flight.run.end() <= run.start())
+    }
+
     fn begin_batch(&mut self) -> usize {
         self.last_batch = self.last_batch.wrapping_add(1);
         self.last_batch

@@ -33,6 +33,17 @@ use super::CachedBlockReader;
 /// What `read_blocks` returns.
 pub(super) type ReadBlocks<'a> = Pin<Box<dyn Future<Output = GibbloxResult<usize>> + Send + 'a>>;
 
+/// Boxes what `make` makes: room first, then what goes there.
+///
+/// The other way round, which is [`Box::pin`]'s, a future is put together elsewhere and moved, in larger steps than it
+/// was written in, and each has to wait until the smaller ones have arrived: a tenth of the time of a hit of 4 KiB.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "a call in between is what it avoids")]
+fn in_box<T>(make: impl FnOnce() -> T) -> Pin<Box<T>> {
+    let room = Box::new_uninit();
+    Box::into_pin(Box::write(room, make()))
+}
+
 /// A read that was found to be a hit.
 pub(super) enum Read<'a, S, C> {
     Hit {
@@ -100,7 +111,7 @@ where
             _ => None,
         };
         match hit {
-            Some(hit) if self.file.answers_at_once() => Box::pin(Read::Hit {
+            Some(hit) if self.file.answers_at_once() => in_box(|| Read::Hit {
                 reader: self,
                 hit,
                 buf,
@@ -155,7 +166,7 @@ where
         buf: &'a mut [u8],
         ctx: ReadContext,
     ) -> ReadBlocks<'a> {
-        Box::pin(async move {
+        in_box(|| async move {
             let Some(run) = request? else {
                 return Ok(0);
             };

@@ -122,23 +122,25 @@ where
             // Past a backend that is bypassed nothing can be kept for followers, so nobody is made to wait as one.
             Way::Direct
         };
-        let mut waiting = Waiting {
-            plan: self.plan(run),
-            ..Waiting::default()
+        let plan = self.plan(run);
+        // Mostly all of it is missing and nobody fetches any of it. What is below comes to the same, in more steps.
+        let lead = if way == Way::Claim && plan.room(run) == run {
+            self.flights.lead_all(run, |run| self.file.state_at(run))
+        } else {
+            None
         };
-        waiting.push(Part {
-            run,
-            buf,
-            way,
-            unsettled: 0,
-        });
-        let mut fetched = false;
-        let mut result = Ok(());
-        while result.is_ok() && !waiting.is_empty() {
-            let tasks = self.assign(&mut waiting);
-            fetched |= tasks.iter().any(|(role, _)| role.fetches());
-            result = self.round(tasks, &mut waiting, ctx).await;
-        }
+        let (fetched, result) = if let Some(lead) = lead {
+            (true, self.fetch(lead, buf, ctx).await.map(drop))
+        } else {
+            let part = Part {
+                run,
+                buf,
+                way,
+                unsettled: 0,
+            };
+            // Boxed, since it is the longest way, and a request should not be as large as another's.
+            Box::pin(self.rounds(part, plan, ctx)).await
+        };
         if fetched {
             // Once for a request, and last: whoever follows one of its fetches does not wait for the flush. It is
             // counted and logged where it fails, and the bytes are in the buffer.
@@ -148,6 +150,28 @@ where
             self.file.counts().filled_blocks.add(run.blocks());
         }
         result
+    }
+
+    /// Serves `part` in rounds; whether anything was fetched, and how it ended.
+    async fn rounds(
+        &self,
+        part: Part<'_>,
+        plan: Plan,
+        ctx: ReadContext,
+    ) -> (bool, GibbloxResult<()>) {
+        let mut waiting = Waiting {
+            plan,
+            ..Waiting::default()
+        };
+        waiting.push(part);
+        let mut fetched = false;
+        let mut result = Ok(());
+        while result.is_ok() && !waiting.is_empty() {
+            let tasks = self.assign(&mut waiting);
+            fetched |= tasks.iter().any(|(role, _)| role.fetches());
+            result = self.round(tasks, &mut waiting, ctx).await;
+        }
+        (fetched, result)
     }
 
     /// What a request for `run` may fetch beside it. Nothing while there is nowhere to store it.
