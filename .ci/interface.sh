@@ -79,12 +79,13 @@ check_msrv() {
             cargo "+$toolchain" check --locked --lib --no-default-features --features "$features"
             continue
         fi
-        # What 1.85 compiles, 1.87 compiles. One method that gibblox-core calls became stable in 1.87, as it was; it
-        # alone of all that was unstable in 1.85 is let through.
+        # What 1.85 compiles, 1.87 compiles. One method that gibblox-core calls and one that this crate calls became
+        # stable in 1.87, as they were; these alone of all that was unstable in 1.85 are let through.
         LD_LIBRARY_PATH=$(echo "$old"/usr/lib/*-linux-gnu) RUSTC=$old/usr/bin/rustc RUSTC_BOOTSTRAP=1 \
-            RUSTFLAGS="-Zallow-features=unsigned_is_multiple_of -Zcrate-attr=feature(unsigned_is_multiple_of)" \
+            RUSTFLAGS="-Zallow-features=unsigned_is_multiple_of,box_uninit_write -Zcrate-attr=feature(unsigned_is_multiple_of)" \
             CARGO_TARGET_DIR=$CARGO_TARGET_DIR/msrv \
-            cargo check --locked --ignore-rust-version --lib --no-default-features --features "$features"
+            cargo rustc --locked --ignore-rust-version --lib --no-default-features --features "$features" \
+            -- -Zcrate-attr="feature(box_uninit_write)"
     done
 }
 

@@ -132,7 +132,7 @@ where
 
     /// A hit that the backend is waited for.
     fn hit_to_count<'a>(&'a self, hit: Hit, buf: &'a mut [u8], ctx: ReadContext) -> ReadBlocks<'a> {
-        Box::pin(async move {
+        in_box(|| async move {
             let counting = self.begin_hit(hit, buf);
             self.read_hit(hit, counting, buf, ctx).await
         })
