@@ -803,16 +803,11 @@ impl<C: CacheOps> CacheFile<C> {
     }
 
     /// The checksums of `run`, which `data` holds.
-    ///
-    /// From the last block to the first: the source has filled `data` from the front and the backend is going to read
-    /// it from there, so the processor's cache has its end now and should have its beginning then. On runs of 1 MiB,
-    /// as large as that cache, this is worth a tenth of a cold read.
     fn sums(&self, run: Run, data: &[u8]) -> GibbloxResult<Scratch> {
         let mut sums = zeroed(Layout::sums_len(run), "checksums")?;
-        let blocks = data.chunks_exact(self.geometry.len_bytes(1)).rev();
-        let slots = sums.chunks_exact_mut(SUM_BYTES).rev();
-        let lbas = (run.start()..run.end()).rev();
-        for ((lba, block), slot) in lbas.zip(blocks).zip(slots) {
+        let blocks = data.chunks_exact(self.geometry.len_bytes(1));
+        let slots = sums.chunks_exact_mut(SUM_BYTES);
+        for ((lba, block), slot) in (run.start()..).zip(blocks).zip(slots) {
             slot.copy_from_slice(&self.hasher.sum(lba, block));
         }
         Ok(sums)
