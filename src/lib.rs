@@ -4,6 +4,10 @@
 //! The source may be a disk image behind HTTP ranges, an archive, another machine; the backend a file, a browser's
 //! private file system, plain memory. The crate needs neither `std` nor an executor, starts no task and sets no timer.
 //!
+//! **New here?** Below is a first example and what is promised. The [`guide`] goes on from there: opening, limits,
+//! fetching ahead, looking inside, what can go wrong, small machines and browsers. [`contract`] says how to write a
+//! backend.
+//!
 //! # Example
 //!
 //! ```
@@ -93,6 +97,7 @@ mod flight;
 mod flush;
 mod format;
 mod geometry;
+pub mod guide;
 mod identity;
 mod policy;
 mod reader;

@@ -173,7 +173,7 @@ where
     ///
     /// One question to the source. Backend reads of the header, of one byte at the file's end, and of the bitmap, one
     /// bit for each block. Memory follows the number of valid blocks, not the size of the device, but for a pointer
-    /// for every 16 Ki blocks (8 Ki on 32-bit targets).
+    /// for every 16 Ki blocks (4 Ki on 32-bit targets).
     pub async fn open(inner: S, cache: C, config: CacheConfig) -> GibbloxResult<Self> {
         config.check()?;
         let total_blocks = match inner.total_blocks().await {
