@@ -519,8 +519,8 @@
 //! ```
 //!
 //! The repository's `tests/firmware` is a whole program for a Cortex-M4: an executor of its own, a heap, overlapping
-//! readers, a dropped leader, a sick device. It has some 104 KB of code, and its heap is at most 67 KB with 56 blocks
-//! of 512 bytes cached in memory. A target needs compare-and-swap, but no 64-bit atomics.
+//! readers, a dropped leader, a sick device. It has some 130 KB of code and constants, and its heap is at most 68 KB
+//! with 56 blocks of 512 bytes cached in memory. A target needs compare-and-swap, but no 64-bit atomics.
 //!
 //! A flash chip or a partition makes a backend too: [`contract`] says how. A partition may ignore `set_len`; it has to
 //! be as long as the cache file, which is the device, the identity and the overhead [above](#choosing-a-block-size).
