@@ -8,7 +8,7 @@
 //!   defer()  ──► somebody who caches for long puts off what it wrote: it is due for that one alone
 //!
 //!   ticket:  done    ──► durable, or failed and written off: the next is due after another `limit` blocks
-//!            dropped ──► unflushed += covered: whoever writes next finds it due again
+//!            dropped ──► unflushed += covered: whoever writes next finds it due again, but for what was put off
 //! ```
 //!
 //! A flush covers exactly what was counted when it began; what is written while it runs belongs to the next, and
@@ -43,12 +43,26 @@ struct Unflushed {
 
 impl Unflushed {
     /// All of them, where `of` are at least `limit`.
-    fn take_at(&mut self, limit: u64, of: impl FnOnce(&Self) -> u64) -> Option<u64> {
-        (of(self) >= limit).then(|| {
-            let all = self.all();
-            (self.blocks, self.deferred_blocks) = (0, 0);
-            all
+    fn take_at(&mut self, limit: u64, of: impl FnOnce(&Self) -> u64) -> Option<Covered> {
+        (of(self) >= limit).then(|| Covered {
+            blocks: core::mem::take(&mut self.blocks),
+            deferred_blocks: core::mem::take(&mut self.deferred_blocks),
         })
+    }
+
+    /// What was taken is due again, for those for whom it was.
+    fn put_back(&mut self, covered: Covered) {
+        self.blocks = self.blocks.saturating_add(covered.blocks);
+        self.deferred_blocks = self.deferred_blocks.saturating_add(covered.deferred_blocks);
+        self.end_deferring();
+    }
+
+    /// What was put off is due for all, where nobody is left who has put it off.
+    const fn end_deferring(&mut self) {
+        if self.deferring == 0 {
+            self.blocks = self.all();
+            self.deferred_blocks = 0;
+        }
     }
 
     const fn all(&self) -> u64 {
@@ -56,12 +70,19 @@ impl Unflushed {
     }
 }
 
+/// What a flush covers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Covered {
+    blocks: u64,
+    deferred_blocks: u64,
+}
+
 /// A flush that is to be done. Dropped before it is done, what it covers counts as unflushed again.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct FlushTicket<'a> {
     gate: &'a FlushGate,
-    covered_blocks: u64,
+    covered: Covered,
 }
 
 /// The right to put off flushing, for whoever writes for long and flushes on its way.
@@ -90,7 +111,7 @@ impl FlushGate {
         let covered = self
             .unflushed
             .with(|unflushed| unflushed.take_at(self.limit_blocks, |unflushed| unflushed.blocks));
-        covered.map(|blocks| self.ticket(blocks))
+        covered.map(|covered| self.ticket(covered))
     }
 
     /// A flush that the caller asked for; it is done in any case.
@@ -98,13 +119,13 @@ impl FlushGate {
         let covered = self
             .unflushed
             .with(|unflushed| unflushed.take_at(0, Unflushed::all));
-        self.ticket(covered.unwrap_or(0))
+        self.ticket(covered.unwrap_or_default())
     }
 
-    const fn ticket(&self, covered_blocks: u64) -> FlushTicket<'_> {
+    const fn ticket(&self, covered: Covered) -> FlushTicket<'_> {
         FlushTicket {
             gate: self,
-            covered_blocks,
+            covered,
         }
     }
 
@@ -132,7 +153,7 @@ impl<'a> Deferral<'a> {
             .gate
             .unflushed
             .with(|unflushed| unflushed.take_at(limit, Unflushed::all));
-        covered.map(|blocks| self.gate.ticket(blocks))
+        covered.map(|covered| self.gate.ticket(covered))
     }
 }
 
@@ -140,10 +161,7 @@ impl Drop for Deferral<'_> {
     fn drop(&mut self) {
         self.gate.unflushed.with(|unflushed| {
             unflushed.deferring -= 1;
-            if unflushed.deferring == 0 {
-                unflushed.blocks = unflushed.all();
-                unflushed.deferred_blocks = 0;
-            }
+            unflushed.end_deferring();
         });
     }
 }
@@ -151,18 +169,23 @@ impl Drop for Deferral<'_> {
 impl FlushTicket<'_> {
     /// How many blocks were written since the flush before.
     pub(crate) const fn covered_blocks(&self) -> u64 {
-        self.covered_blocks
+        self.covered
+            .blocks
+            .saturating_add(self.covered.deferred_blocks)
     }
 
     /// The backend answered, for better or worse.
     pub(crate) fn done(mut self) {
-        self.covered_blocks = 0;
+        self.covered = Covered::default();
     }
 }
 
 impl Drop for FlushTicket<'_> {
     fn drop(&mut self) {
-        self.gate.wrote(self.covered_blocks);
+        let covered = self.covered;
+        self.gate
+            .unflushed
+            .with(|unflushed| unflushed.put_back(covered));
     }
 }
 
@@ -223,6 +246,26 @@ mod tests {
         asked.done();
         assert!(wrote(&gate, 2).is_none());
         wrote(&gate, 1).expect("due").done();
+    }
+
+    #[test]
+    fn what_was_put_off_stays_that_when_its_flush_is_dropped() {
+        let gate = FlushGate::new(2);
+        let (first, second) = (gate.defer(), gate.defer());
+        gate.wrote(5);
+        first.put_off(5);
+        // By the one who did, who goes then; and by somebody who flushes everything.
+        drop(first.due_at(5).expect("five are there"));
+        drop(first);
+        drop(gate.begin());
+        assert!(wrote(&gate, 1).is_none(), "only one is not put off");
+        let last = gate.begin();
+        assert_eq!(last.covered_blocks(), 6);
+        drop(second);
+        drop(last);
+        let ticket = gate.due().expect("nobody else is there to flush them");
+        assert_eq!(ticket.covered_blocks(), 6);
+        ticket.done();
     }
 
     #[test]
