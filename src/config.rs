@@ -214,8 +214,8 @@ impl CacheConfig {
     /// and how much of that was used; where that is little, lower the limit.
     ///
     /// A fetch that was widened and fails is no error: what was asked for is fetched once more, alone. While nothing
-    /// can be stored, nothing is fetched unasked. A wider fetch needs memory for all of it, for as long as it takes;
-    /// where there is none, it is not widened.
+    /// can be stored, or a reader that was opened offline has not heard of its source yet, nothing is fetched unasked. A
+    /// wider fetch needs memory for all of it, for as long as it takes; where there is none, it is not widened.
     ///
     /// ```
     /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }

@@ -174,9 +174,10 @@ where
         (fetched, result)
     }
 
-    /// What a request for `run` may fetch beside it. Nothing while there is nowhere to store it.
+    /// What a request for `run` may fetch beside it. Nothing while there is nowhere to store it, nor while the source may
+    /// be out of reach: it would be asked twice, once for nothing.
     fn plan(&self, run: Run) -> Plan {
-        if !self.file.shows_blocks() {
+        if !self.file.shows_blocks() || self.is_offline() {
             return Plan::default();
         }
         let misses = || self.file.count_valid(run) != run.blocks();

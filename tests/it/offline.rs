@@ -244,6 +244,41 @@ fn many_who_miss_at_once_ask_once() {
 }
 
 #[test]
+fn where_more_is_fetched_than_was_asked_for_a_read_asks_once_too() {
+    for widened in [
+        config().with_read_around_bytes(4 * BLOCK),
+        config()
+            .with_read_ahead_bytes(4 * BLOCK)
+            .with_read_ahead_after(2),
+        config().with_merge_gap_blocks(4),
+    ] {
+        let (source, backend) = (source(), Backend::with_bytes(files()[0].clone()));
+        let remote = Remote::of(&source);
+        cut_off(&source);
+        let reader = try_open(&remote, backend, widened).expect("there is a file");
+        // So that all that is missing of a read waits for one answer.
+        source.gate.once();
+        for (lba, blocks) in [(7, 1), (8, 1), (9, 1), (0, BLOCKS)] {
+            source.forget();
+            assert!(is_no_route(
+                &finish(read(&reader, lba, blocks)).unwrap_err()
+            ));
+            assert_eq!(sizes(&source), 1, "{widened:?}");
+        }
+        source.heal();
+        for lba in 0..BLOCKS {
+            source.assert_bytes(lba, &finish(read(&reader, lba, 1)).unwrap());
+        }
+        // Block 0 made contact, and from then on all is as ever.
+        let counters = reader.counters();
+        assert_eq!(
+            counters.unasked_fetched_blocks > 0,
+            widened.merge_gap_blocks() == 0
+        );
+    }
+}
+
+#[test]
 fn whoever_asks_may_be_dropped_and_another_asks() {
     let (source, _, _, reader) = offline(files()[0].clone());
     source.heal();
