@@ -48,7 +48,8 @@
 //! - **Any cache file is safe to open**, after a loss of power, a damaged disk, or a mistake: what is not the source's
 //!   is recognised by a 64-bit checksum of each block and fetched again.
 //! - **What is dropped stays dropped.** [`CachedBlockReader::invalidate`] and [`CachedBlockReader::clear`] outlive a loss
-//!   of power, also one that comes while the blocks are fetched anew.
+//!   of power, also one that comes while the blocks are fetched anew. What was never marked as valid may be an exception;
+//!   see there.
 //!
 //! What is not promised: a future that is kept but never polled again may keep those waiting who want the same blocks,
 //! or their close neighbours; poll or drop your futures. A file that another process resets while this one has it open

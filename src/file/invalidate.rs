@@ -1,8 +1,9 @@
 //! Invalidating: what is dropped in memory, and what of it is erased in the file so that it does not come back.
 //!
 //! The caller leads the run that it drops, so no block of it is stored meanwhile. Everything goes by the parts of the
-//! bitmap that there is room for: no bit was set and no checksum written outside of them, so dropping a whole device
-//! of which a little is cached costs a little.
+//! bitmap that there is room for: no bit was set outside of them, and no checksum written by this process, so dropping a
+//! whole device of which a little is cached costs a little. What an earlier process wrote there, data and checksum, and
+//! had no bit for in the end, stays; only all checksums of the device would tell.
 
 use gibblox_core::{GibbloxError, GibbloxErrorKind, GibbloxResult};
 

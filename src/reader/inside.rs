@@ -123,7 +123,10 @@ where
     ///
     /// After `Ok` what was dropped does not come back, also not when power is lost while it is being fetched again. A
     /// file that the published 0.0.1 made has no checksums: there the last does not hold, and such a loss may leave
-    /// the old bytes in front of the new bit, as it may leave any others.
+    /// the old bytes in front of the new bit, as it may leave any others. Nor does it hold for a block that an earlier
+    /// process fetched but could not mark as valid, being killed or losing power in between, unless one of the same 32
+    /// Ki blocks (8 Ki on 32-bit targets) was cached when the file was opened, or has been
+    /// since, before this call.
     ///
     /// # Cost
     ///

@@ -771,6 +771,32 @@ fn what_a_dropped_fetch_left_behind_does_not_come_back_after_a_power_cut() {
 }
 
 #[test]
+fn what_an_earlier_process_left_without_a_bit_does_not_come_back_beside_what_was_cached() {
+    // As above, but whoever drops it does not know that it was ever fetched. A block that is valid near it is enough.
+    let mut images = 0;
+    for polls in 0.. {
+        let source = Source::new(21, 512, 3);
+        let disk = PowerCut::new(file_of_ours(&source, 0..1));
+        let earlier = over(&disk, &source);
+        disk.gate.once();
+        let done = drop_after(read(&earlier, 1, 1), polls);
+        disk.gate.open();
+        drop(earlier);
+        source.renew();
+        let reader = over(&disk, &source);
+        finish(reader.invalidate(1, 1)).unwrap();
+        let first = disk.cuts().len() - 1;
+        finish(read(&reader, 1, 1)).unwrap();
+        images += check_images(&disk, first, &source, &(1..2));
+        if done {
+            assert!(polls > 4, "the fetch was dropped in the middle");
+            break;
+        }
+    }
+    println!("{images} images");
+}
+
+#[test]
 fn a_dropped_call_is_done_by_the_next() {
     // Dropped after each poll, then called again over a medium that then loses power.
     for file_of in FILES {
