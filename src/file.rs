@@ -555,6 +555,12 @@ impl<C: CacheOps> CacheFile<C> {
         self.is_trusted(run).then_some(Hit { run, before })
     }
 
+    /// Whether no block has begun to lose what it had since `hit` was found. A bypass counts as if all had.
+    #[inline]
+    pub(crate) fn is_still(&self, hit: Hit) -> bool {
+        self.validity.unchanged(hit.before)
+    }
+
     /// Reads a hit where the backend can answer at once; `Some(false)` as in [`read_hit`](Self::read_hit).
     #[inline]
     pub(crate) fn read_hit_now(&self, hit: Hit, buf: &mut [u8]) -> Option<bool> {

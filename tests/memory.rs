@@ -253,6 +253,52 @@ fn a_scrub_costs_a_window_whatever_is_cached() {
     }
 }
 
+#[test]
+fn what_is_overwritten_and_cut_off_again_and_again_takes_three_times_its_room_at_most() {
+    const LEN: usize = 1 << 20;
+    const UNIT: usize = 4096;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut data = vec![0; LEN];
+    let (_memory, counted) = count_allocations(|| {
+        let memory = MemoryCacheOps::new();
+        for round in 0..39_u8 {
+            data.fill(round);
+            // In pieces that lie differently each time.
+            let (at, piece) = [(10, LEN), (0, UNIT), (0, UNIT), (2000, 3 * UNIT), (7, 1000)]
+                [usize::from(round) % 5];
+            for at in (at..LEN).step_by(piece) {
+                let bytes = &data[at..LEN.min(at + piece)];
+                ready(memory.write_at(at as u64, bytes)).expect("it writes");
+            }
+            if round % 3 == 0 {
+                ready(memory.set_len(0)).expect("it shrinks");
+            }
+        }
+        memory
+    });
+    let kept = u64::try_from(counted.kept_bytes).unwrap_or(0);
+    assert!(kept <= 3 * MIB + MIB / 4, "{counted:?}");
+    assert!(
+        kept > 5 * MIB / 2,
+        "else the documentation says too much: {counted:?}"
+    );
+}
+
+#[test]
+fn a_piece_of_memory_far_from_all_others_costs_two_kib_beside_its_own() {
+    const PIECES: u64 = 1000;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (_memory, counted) = count_allocations(|| {
+        let memory = MemoryCacheOps::new();
+        for index in 0..PIECES {
+            ready(memory.write_at(index * 17 * MIB, &[1; 4096])).expect("it writes");
+        }
+        memory
+    });
+    let most = i64::try_from(PIECES * 6600 + SLACK).unwrap_or(i64::MAX);
+    assert!(counted.kept_bytes <= most, "{counted:?}");
+}
+
 /// The fewest calls of the allocator in a few attempts. What runs beside a test, the harness itself, only adds some.
 fn fewest_calls(mut work: impl FnMut() -> u64) -> u64 {
     (0..5).map(|_| work()).min().unwrap_or(u64::MAX)

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Which way it goes is looked up when the read is asked for, so that its future has the size of its way; what was found
-//! holds as long as no block loses what it has ([`Hit`]), however late the future is polled. Nothing is counted, and
-//! nothing is read, before that.
+//! holds as long as no block loses what it has ([`Hit`]), however late the future is polled; else it is looked up anew,
+//! before the backend is asked, which may be bypassed by then. Nothing is counted, and nothing is read, before that.
 //!
 //! [`Read`] is written by hand since it is what a hit costs beside its copy. The trait boxes it, and a box is filled by
 //! copying: an `async fn` is as large as the longest way through it, four times as large as this one, and making one
@@ -72,17 +72,21 @@ where
                     buf,
                     ctx,
                 } => {
-                    let counting = reader.begin_hit(*hit, buf);
-                    let waiting = match reader.file.read_hit_now(*hit, buf) {
-                        Some(true) => {
-                            counting.served();
-                            return Poll::Ready(Ok(buf.len()));
+                    let waiting = if reader.file.is_still(*hit) {
+                        let counting = reader.begin_hit(*hit, buf);
+                        match reader.file.read_hit_now(*hit, buf) {
+                            Some(true) => {
+                                counting.served();
+                                return Poll::Ready(Ok(buf.len()));
+                            }
+                            Some(false) => {
+                                drop(counting);
+                                reader.fill_waiting(*hit, core::mem::take(buf), *ctx)
+                            }
+                            None => reader.hit_waiting(*hit, counting, core::mem::take(buf), *ctx),
                         }
-                        Some(false) => {
-                            drop(counting);
-                            reader.fill_waiting(*hit, core::mem::take(buf), *ctx)
-                        }
-                        None => reader.hit_waiting(*hit, counting, core::mem::take(buf), *ctx),
+                    } else {
+                        reader.look_anew(*hit, core::mem::take(buf), *ctx)
                     };
                     *this = Self::Waiting(waiting);
                 }
@@ -130,9 +134,18 @@ where
         self.file.counts().plain_hit(buf, blocks)
     }
 
+    /// A hit that may be none by the time it is polled, before anything was counted.
+    #[cold]
+    fn look_anew<'a>(&'a self, hit: Hit, buf: &'a mut [u8], ctx: ReadContext) -> ReadBlocks<'a> {
+        self.read(hit.run().start(), buf, ctx)
+    }
+
     /// A hit that the backend is waited for.
     fn hit_to_count<'a>(&'a self, hit: Hit, buf: &'a mut [u8], ctx: ReadContext) -> ReadBlocks<'a> {
         in_box(|| async move {
+            if !self.file.is_still(hit) {
+                return self.look_anew(hit, buf, ctx).await;
+            }
             let counting = self.begin_hit(hit, buf);
             self.read_hit(hit, counting, buf, ctx).await
         })

@@ -10,7 +10,7 @@ use crate::support::{
 use core::future::Future;
 use core::pin::Pin;
 use gibblox_cache::{CacheConfig, CacheHealth, CacheOps, CachedBlockReader, VerifyPolicy, Warm};
-use gibblox_core::{GibbloxError, GibbloxErrorKind, ReadContext};
+use gibblox_core::{BlockReader, GibbloxError, GibbloxErrorKind, ReadContext};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -194,6 +194,26 @@ fn after_so_many_failures_in_a_row_no_call_is_made() {
         no_call_after_so_many_failures(failures, &world(config));
         no_call_after_so_many_failures(failures, &immediate_world(config));
     }
+}
+
+fn a_hit_that_is_polled_later_makes_no_call<C: CacheOps>(world: &World<C>) {
+    let mut buf = [0; 2 * BLOCK as usize];
+    let late = world
+        .reader
+        .read_blocks(2, &mut buf, ReadContext::FOREGROUND);
+    world.enter();
+    let before = world.reader.counters();
+    assert_eq!(finish(late).unwrap(), 2 * BLOCK as usize);
+    world.source.assert_bytes(2, &buf);
+    assert_eq!(world.calls(), 0);
+    let counted = world.reader.counters().since(&before);
+    assert_eq!((counted.backend_reads, counted.bypassed_reads), (0, 1));
+}
+
+#[test]
+fn a_hit_that_was_asked_for_before_and_is_polled_while_it_is_bypassed_makes_no_call() {
+    a_hit_that_is_polled_later_makes_no_call(&world(config(1, NEVER)));
+    a_hit_that_is_polled_later_makes_no_call(&immediate_world(config(1, NEVER)));
 }
 
 #[test]

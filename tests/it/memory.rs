@@ -139,6 +139,34 @@ fn neighbours_that_overwrite_one_piece_do_not_lose_each_other() {
 }
 
 #[test]
+fn writes_that_overlapped_at_the_same_time_do_not_hide_what_is_written_later() {
+    const UNIT: usize = 4096;
+    for round in 0..2000 {
+        let memory = Arc::new(MemoryCacheOps::new());
+        let barrier = Arc::new(Barrier::new(2));
+        let write = |part: usize| {
+            let (memory, barrier) = (Arc::clone(&memory), Arc::clone(&barrier));
+            move || {
+                let data = vec![part as u8; 2 * UNIT];
+                barrier.wait();
+                finish(memory.write_at((part * UNIT) as u64, &data)).unwrap();
+            }
+        };
+        let other = thread::spawn(write(1));
+        write(0)();
+        other.join().unwrap();
+        finish(memory.write_at(UNIT as u64, &[9; UNIT])).unwrap();
+        let bytes = bytes_at(&memory, 0, 3 * UNIT);
+        for (part, expected) in [(0, 0), (1, 9), (2, 1)] {
+            let part = &bytes[part * UNIT..][..UNIT];
+            assert!(part.iter().all(|byte| *byte == expected), "round {round}");
+        }
+        let bytes = bytes_at(&memory, 0, 2 * UNIT);
+        assert!(bytes[UNIT..].iter().all(|byte| *byte == 9), "round {round}");
+    }
+}
+
+#[test]
 fn the_same_bytes_again_change_nothing_and_other_bytes_are_seen() {
     let memory = MemoryCacheOps::new();
     let mut expected: Vec<u8> = (0..300_000_u32).map(|index| (index % 251) as u8).collect();

@@ -2,11 +2,12 @@
 
 use crate::support::backend;
 use crate::support::{
-    Backend, Oracle, Poller, Source, cache_blocks, check_read, finish, for_seeds, open, open_with,
-    read,
+    Backend, Immediate, Oracle, Poller, Source, cache_blocks, check_read, finish, for_seeds, open,
+    open_with, read,
 };
-use gibblox_cache::{CacheConfig, CacheStats, VerifyPolicy};
+use gibblox_cache::{CacheConfig, CacheOps, CacheStats, CachedBlockReader, VerifyPolicy};
 use gibblox_core::{BlockReader, ReadContext};
+use std::sync::Arc;
 
 const BLOCK: u32 = 16;
 
@@ -106,6 +107,68 @@ fn a_failed_read_is_counted_by_what_was_valid_when_it_looked() {
     assert!(finish(read(&reader, 0, 8)).is_err());
     let stats = finish(reader.get_stats());
     assert_eq!((stats.total_hits, stats.total_misses), (2, 2 + 6));
+}
+
+/// Asks for two blocks that are cached, and does `meanwhile` before the read is polled. Hits, misses and backend reads of
+/// the read alone.
+fn polled_after<C: CacheOps>(
+    reader: &CachedBlockReader<Arc<Source>, C>,
+    source: &Source,
+    meanwhile: impl FnOnce(),
+) -> (u64, u64, u64) {
+    check_read(reader, source, 0, 8);
+    let mut buf = [0; 2 * BLOCK as usize];
+    let late = reader.read_blocks(2, &mut buf, ReadContext::FOREGROUND);
+    meanwhile();
+    let (before, reads) = (finish(reader.get_stats()), reader.counters());
+    finish(late).unwrap();
+    source.assert_bytes(2, &buf);
+    let after = finish(reader.get_stats());
+    (
+        after.total_hits - before.total_hits,
+        after.total_misses - before.total_misses,
+        reader.counters().since(&reads).backend_reads,
+    )
+}
+
+fn late_reads_are_counted_by_what_is_so_when_they_are_polled<C: CacheOps>(
+    cache: C,
+    flush: &Backend,
+) {
+    let source = Source::new(6, BLOCK, 16);
+    let reader = finish(CachedBlockReader::new(Arc::clone(&source), cache)).unwrap();
+    let drop_block = |lba| finish(reader.invalidate(lba, 1)).unwrap();
+    assert_eq!(polled_after(&reader, &source, || ()), (2, 0, 1));
+    let elsewhere = polled_after(&reader, &source, || drop_block(7));
+    assert_eq!(elsewhere, (2, 0, 1), "still a plain hit");
+    let dropped = polled_after(&reader, &source, || drop_block(3));
+    assert_eq!(dropped, (1, 1, 1), "it is fetched");
+    let distrusted = polled_after(&reader, &source, || {
+        flush.fail_all(backend::Op::Flush);
+        assert!(finish(reader.flush_cache()).is_err());
+        flush.heal();
+    });
+    assert_eq!(distrusted, (2, 0, 2), "compared with the checksums");
+
+    let before = finish(reader.get_stats());
+    let mut buf = [0; BLOCK as usize];
+    drop(reader.read_blocks(2, &mut buf, ReadContext::FOREGROUND));
+    drop(reader.read_blocks(12, &mut buf, ReadContext::FOREGROUND));
+    let after = finish(reader.get_stats());
+    assert_eq!(
+        before.total_hits, after.total_hits,
+        "never polled, never asked"
+    );
+    assert_eq!(before.total_misses, after.total_misses);
+}
+
+#[test]
+fn a_read_that_is_polled_late_is_counted_by_what_is_so_then() {
+    let backend = Backend::new();
+    late_reads_are_counted_by_what_is_so_when_they_are_polled(Arc::clone(&backend), &backend);
+    let backend = Backend::new();
+    let at_once = Immediate(Arc::clone(&backend));
+    late_reads_are_counted_by_what_is_so_when_they_are_polled(at_once, &backend);
 }
 
 #[test]

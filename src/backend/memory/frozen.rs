@@ -10,8 +10,9 @@
 //! of each: with these two every byte is found in one step, wherever pieces begin. Pointers and distances are set once
 //! and never taken back; a piece that is out of date says so itself, and whoever meets it looks elsewhere.
 //!
-//! Of writes to the same bytes at the same time nothing is expected, so writers need no lock either: two that meet in
-//! one unit set different words of it.
+//! Pieces that hold never overlap, or what one of them says would be found on the way to the other. Of writes to the same
+//! bytes at the same time nothing is expected, but of what is written later it is, so whoever has made a piece puts it in
+//! its place alone: under a lock, for a few words of each unit, after the copy.
 //!
 //! # What was not done
 //!
@@ -22,10 +23,12 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::array;
-use core::ops::Range;
+use core::ops::{Range, RangeInclusive};
 use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use once_cell::race::OnceBox;
+
+use crate::sync::Lock;
 
 /// log2 of the bytes of a unit.
 const UNIT_BITS: u32 = 12;
@@ -80,12 +83,15 @@ type Fork<T> = OnceBox<[T; FORK]>;
 #[derive(Debug)]
 pub(super) struct Frozen {
     roots: [Fork<Fork<Once<Leaf>>>; ROOTS],
+    /// Held while a piece is put in its place.
+    placing: Lock<()>,
 }
 
 impl Default for Frozen {
     fn default() -> Self {
         Self {
             roots: array::from_fn(|_| OnceBox::new()),
+            placing: Lock::default(),
         }
     }
 }
@@ -235,16 +241,8 @@ impl Frozen {
             return None;
         }
         let begin = unit_of(offset);
-        // Across the beginnings of these the piece reaches. Where an earlier piece does, or where one begins in front of
-        // this one's end, the way to this one is barred for good, even if the earlier one is out of date.
         let across = begin + 1..=unit_of(end - 1);
-        for unit in across.clone() {
-            let leaf = self.leaf_or_new(unit)?;
-            let reached = leaf.units_back[unit as usize % LEAF].load(Ordering::Acquire) != 0;
-            if reached || self.begins_in(unit).is_some_and(|piece| piece.start < end) {
-                return None;
-            }
-        }
+        self.clear_way(across.clone(), end)?;
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(data.len()).ok()?;
         bytes.extend_from_slice(data);
@@ -252,12 +250,33 @@ impl Frozen {
             start: offset,
             bytes: bytes.into_boxed_slice(),
             stale: AtomicBool::new(false),
-        }));
+        }))?;
         let leaf = self.leaf_or_new(begin)?;
-        leaf.begins[begin as usize % LEAF].set(piece?).ok()?;
+        self.placing.with(|()| {
+            // Once more, and whether the beginning is still free: nobody else places a piece now.
+            self.clear_way(across.clone(), end)?;
+            if self.find(offset).is_some() {
+                return None;
+            }
+            leaf.begins[begin as usize % LEAF].set(piece).ok()?;
+            for unit in across {
+                let back = &self.leaf(unit)?.units_back[unit as usize % LEAF];
+                back.store((unit - begin) as u16, Ordering::Release);
+            }
+            Some(())
+        })
+    }
+
+    /// Makes room for what is known of the units `across` whose beginnings a piece is going to reach up to `end`.
+    /// Nothing where there is no memory, or where an earlier piece reaches across one of them, or begins in front of
+    /// `end`: then the way to the piece is barred for good, even if the earlier one is out of date.
+    fn clear_way(&self, across: RangeInclusive<u64>, end: u64) -> Option<()> {
         for unit in across {
-            let back = &self.leaf(unit)?.units_back[unit as usize % LEAF];
-            back.store((unit - begin) as u16, Ordering::Release);
+            let leaf = self.leaf_or_new(unit)?;
+            let reached = leaf.units_back[unit as usize % LEAF].load(Ordering::Acquire) != 0;
+            if reached || leaf.begins_in(unit).is_some_and(|piece| piece.start < end) {
+                return None;
+            }
         }
         Some(())
     }

@@ -30,14 +30,15 @@ use loose::Loose;
 
 /// A cache in memory: gone with the process, and as large as what is cached.
 ///
-/// Memory is what was written, small pieces rounded to 64 bytes, plus some 100 bytes a piece; the length
-/// that [`set_len`](CacheOps::set_len) gives costs nothing. What was written in pieces of 4 KiB or more is read without
-/// a lock; other calls wait for the copy of at most 64 KiB by another thread. Where the allocator has no room for the
-/// bytes, the write fails and nothing else does.
+/// Memory is what was written, small pieces rounded to 64 bytes, plus some 100 bytes a piece, and 2 KiB for each 16 MiB in
+/// which a piece of 4 KiB or more begins; the length that [`set_len`](CacheOps::set_len) gives costs nothing. What was
+/// written in pieces of 4 KiB or more is read without a lock, where there are 64-bit atomics; other calls wait for the
+/// copy of at most 64 KiB by another thread, and those that write other bytes over such a piece for that of at most 1 MiB.
+/// Where the allocator has no room for the bytes, the write fails and nothing else does.
 ///
 /// Memory is given back when the backend is dropped. Bytes that are cut off, or overwritten by different ones, are kept
-/// beside the new ones until then: twice as much at most, and only where content changes, which that of a source does
-/// not.
+/// beside the new ones until then: three times as much at most in all, and only where content changes, which that of a
+/// source does not.
 ///
 /// # Examples
 ///
