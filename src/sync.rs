@@ -1,9 +1,9 @@
 //! The one choice of locks and atomics: the operating system's, spinning ones, or a model checker's.
 //!
-//! Everything here is synchronous and held for a few instructions. [`Lock::with`] takes a closure, so a lock cannot be
-//! held across an await (I4), and whoever reads the code sees the whole critical section. Without `std` there is no
-//! way to sleep, so the lock spins; on a single core without preemption it is never contended. Spinning goes through
-//! `async-lock`, which is a dependency anyway, in place of one more crate.
+//! Everything here is synchronous and held for a few instructions, or for one copy. [`Lock::with`] takes a closure, so a
+//! lock cannot be held across an await (I4), and whoever reads the code sees the whole critical section. Without `std`
+//! there is no way to sleep, so the lock spins; on a single core without preemption it is never contended. Spinning goes
+//! through `async-lock`, which is a dependency anyway, in place of one more crate.
 //!
 //! [`Counter`] counts to 64 bits everywhere, on targets without 64-bit atomics too. [`Sharded`] keeps counters of the
 //! hit path on cache lines of their own, since two threads that hit memory must not meet on a counter.
@@ -14,7 +14,7 @@ pub(crate) use loom::sync::atomic::{AtomicUsize, Ordering, fence};
 #[cfg(not(model))]
 pub(crate) use core::sync::atomic::{AtomicUsize, Ordering, fence};
 
-/// A lock for a few instructions, never across an await.
+/// A lock for a few instructions, or for one copy, never across an await.
 #[derive(Debug, Default)]
 pub(crate) struct Lock<T>(imp::Mutex<T>);
 
