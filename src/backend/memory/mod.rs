@@ -93,17 +93,21 @@ impl MemoryCacheOps {
         there
     }
 
+    /// The frozen piece that holds the byte at `at`, and where it ends; or none, and where the next begins before `end`.
+    fn piece_at(&self, at: u64, end: u64) -> (Option<&Piece>, u64) {
+        match self.frozen.find(at) {
+            Some(piece) => (Some(piece), piece.range().end),
+            None => (None, self.frozen.next_start(at..end)),
+        }
+    }
+
     /// Reads what lies in several pieces, or in none.
     fn read_pieces(&self, offset: u64, out: &mut [u8]) {
         let end = offset + out.len() as u64;
         let mut rest = out;
         while !rest.is_empty() {
             let at = end - rest.len() as u64;
-            let piece = self.frozen.find(at);
-            let until = piece.map_or_else(
-                || self.frozen.next_start(at..end),
-                |piece| piece.range().end,
-            );
+            let (piece, until) = self.piece_at(at, end);
             let (front, behind) = rest.split_at_mut(count(at, until, rest.len()));
             match piece {
                 Some(piece) => front.copy_from_slice(&piece.bytes_from(at)[..front.len()]),
@@ -120,11 +124,7 @@ impl MemoryCacheOps {
         let mut rest = data;
         while !rest.is_empty() {
             let at = end - rest.len() as u64;
-            let piece = self.frozen.find(at);
-            let until = piece.map_or_else(
-                || self.frozen.next_start(at..end),
-                |piece| piece.range().end,
-            );
+            let (piece, until) = self.piece_at(at, end);
             let (front, behind) = rest.split_at(count(at, until, rest.len()));
             match piece {
                 Some(piece) => self.overwrite(piece, at, front)?,
