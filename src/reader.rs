@@ -574,6 +574,11 @@ where
             match stored {
                 Ok(newly) => {
                     self.flush_gate.wrote(newly);
+                    let asked = lead.asked();
+                    let around = [run.first_until(asked.start()), run.from(asked.end())];
+                    for unasked in around.into_iter().flatten() {
+                        self.policy.fetched_unasked(unasked);
+                    }
                     lead.finish(&Outcome::Published);
                 }
                 Err(error) => {

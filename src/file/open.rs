@@ -1,25 +1,34 @@
 //! Opening: a file that matches is used, anything else is rebuilt. The orders of writes are the format's.
 
-use core::ops::Range;
-
 use gibblox_core::GibbloxResult;
 use tracing::debug;
 
 use crate::backend::CacheOps;
-use crate::bitmap::any_set;
-use crate::format::header::{Checksums, Header, Mismatch, UNREADABLE};
-use crate::format::layout::Measuring;
+use crate::bitmap::{Validity, any_set};
+use crate::error::not_open;
+use crate::format::checksum::Checksums;
+use crate::format::header::{Header, Reason, UNREADABLE};
+use crate::port::{Calls, ReadPieces};
 
-use super::{CacheFile, SMALL_PIECE_BYTES, Scratch, not_open, zeroed};
-
-/// Bitmaps are read in pieces of this many bytes: one system call each, and small beside what it maps.
-pub(super) const PIECE_BYTES: u64 = 128 << 10;
+use super::CacheFile;
+use super::stored::{Pieces, present_blocks, read_header};
 
 /// What becomes of a backend that holds no file of this source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Otherwise {
     Rebuild,
     Leave,
+}
+
+/// What lies on the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// The file of this source.
+    Ours(Checksums),
+    /// That of another source.
+    Other,
+    /// None, for this reason.
+    Nothing(Reason),
 }
 
 impl<C: CacheOps> CacheFile<C> {
@@ -37,8 +46,8 @@ impl<C: CacheOps> CacheFile<C> {
         self.open_alone(Otherwise::Leave).await
     }
 
-    /// [`open`](Self::open), unless somebody else is at it: whoever only reads does not wait for a sick backend.
-    pub(crate) async fn open_unless_busy(&self) {
+    /// [`open`](Self::open), unless another task is at it: one that only reads does not wait for a sick backend.
+    pub(super) async fn open_unless_busy(&self) {
         if self.is_open() {
             return;
         }
@@ -52,56 +61,75 @@ impl<C: CacheOps> CacheFile<C> {
         if self.is_open() {
             return Ok(());
         }
-        // Whoever was at it before may have failed once too often. Nobody else makes calls while it goes on.
+        // The task before may have failed once too often. No other one makes calls while this goes on.
         self.check_used()?;
         // An earlier attempt may have got half way.
         self.validity.clear();
+        let calls = self.calls();
         let header = Header::new(self.geometry, &self.identity)?;
-        let mut found = zeroed(header.len_bytes(), "the header")?;
-        let got = self.read_some(0, &mut found).await?;
-        let verdict = header.compare(found.get(..got).unwrap_or_default());
-        drop(found);
-        let checksums = match verdict {
-            Ok(checksums) => {
-                self.load(checksums).await?;
+        let checksums = match self.find(&calls, header).await? {
+            Found::Ours(checksums) => {
+                self.load(&calls, checksums).await?;
                 checksums
             }
-            Err(_) if otherwise == Otherwise::Leave => return Err(not_open()),
-            Err(why) => {
-                self.rebuild(header, why).await?;
+            Found::Other | Found::Nothing(_) if otherwise == Otherwise::Leave => {
+                return Err(not_open());
+            }
+            why => {
+                self.rebuild(&calls, header, why).await?;
                 Checksums::Xxh3
             }
         };
-        // Last: until here no block counts as valid for anybody, and none is stored.
-        self.mode.open(checksums);
+        // Last: until here no block counts as valid, and none is stored.
+        self.set_open(checksums);
         Ok(())
     }
 
+    /// Whose file it is.
+    async fn find(
+        &self,
+        calls: &Calls<'_, C, Validity>,
+        header: Header<'_>,
+    ) -> GibbloxResult<Found> {
+        let len = u32::try_from(self.identity.len()).unwrap_or(u32::MAX);
+        let stored = match read_header(calls, header.len_bytes(), len).await? {
+            Ok(stored) => stored,
+            Err(Reason::LongIdentity(_)) => return Ok(Found::Other),
+            Err(reason) => return Ok(Found::Nothing(reason)),
+        };
+        Ok(match stored.parsed() {
+            Ok(parsed) if header.describes(&parsed) => Found::Ours(parsed.checksums),
+            Ok(_) => Found::Other,
+            Err(reason) => Found::Nothing(reason),
+        })
+    }
+
     /// Takes in the bitmap of a file whose header matches.
-    async fn load(&self, checksums: Checksums) -> GibbloxResult<()> {
-        let blocks = self.measure(checksums).await?;
+    async fn load(
+        &self,
+        calls: &Calls<'_, C, Validity>,
+        checksums: Checksums,
+    ) -> GibbloxResult<()> {
+        let blocks = present_blocks(calls, &self.layout, checksums).await?;
         let complete = blocks == self.geometry.total_blocks();
         let bitmap = self.layout.bitmap();
-        let mut piece = piece_of(&bitmap)?;
-        let mut at = bitmap.start;
-        while at < bitmap.end {
-            let piece = piece_within(&mut piece, bitmap.end - at);
-            let got = self.read_some(at, piece).await?;
+        let mut pieces = Pieces::of(bitmap.clone())?;
+        while let Some((at, piece)) = pieces.next() {
+            let got = calls.read_some(at, piece).await?;
             if let Some(missing) = piece.get_mut(got..) {
                 missing.fill(0);
             }
             let first_byte = at - bitmap.start;
             let ignored = self.validity.load(first_byte, piece, blocks)?;
             if ignored && !complete {
-                // Before the file grows again: else a bit in front of zeros would claim that these are data (I6).
+                // Before the file grows again. Afterwards a bit of a hole would claim that its zeros are data (I6).
                 self.validity.encode(first_byte, None, piece);
-                self.write(at, piece).await?;
+                calls.write(at, piece).await?;
             }
-            at += piece.len() as u64;
         }
         if !complete {
-            self.flush_backend().await?;
-            self.set_len(self.layout.len(checksums)).await?;
+            calls.flush().await?;
+            calls.set_len(self.layout.len(checksums)).await?;
         }
         debug!(
             identity = self.identity,
@@ -113,64 +141,40 @@ impl<C: CacheOps> CacheFile<C> {
         Ok(())
     }
 
-    /// How many blocks, from the first on, the file is long enough for.
-    ///
-    /// Mostly one read of one byte. A backend cannot be asked for its length, so that of a truncated file is found by
-    /// halving.
-    async fn measure(&self, checksums: Checksums) -> GibbloxResult<u64> {
-        let mut measuring = Measuring::up_to(self.layout.len(checksums));
-        while let Some(offset) = measuring.next() {
-            measuring.answer(self.read_some(offset, &mut [0]).await? == 1);
-        }
-        Ok(self.layout.blocks_within(measuring.len(), checksums))
-    }
-
     /// Makes an empty file of what is there. The order of writes is the format's.
-    async fn rebuild(&self, header: Header<'_>, why: Mismatch) -> GibbloxResult<()> {
+    async fn rebuild(
+        &self,
+        calls: &Calls<'_, C, Validity>,
+        header: Header<'_>,
+        why: Found,
+    ) -> GibbloxResult<()> {
         debug!(identity = self.identity, why = ?why, "rebuilding the cache file");
-        if why != Mismatch::Empty {
-            // Whatever the old header described is about to be overwritten, and a loss of power may keep that and the
+        if why != Found::Nothing(Reason::Empty) {
+            // What the old header described is about to be overwritten, and a loss of power may keep that and the
             // header (I6). Zeros that are there already may not have reached the medium; they are not written again,
             // since another process may be about to write a header of the same source over them.
-            if why != Mismatch::Blank {
-                self.write(0, &UNREADABLE).await?;
+            if why != Found::Nothing(Reason::Blank) {
+                calls.write(0, &UNREADABLE).await?;
             }
-            self.flush_backend().await?;
+            calls.flush().await?;
         }
-        self.set_len(self.layout.len(Checksums::Xxh3)).await?;
-        self.zero_bitmap().await?;
-        self.flush_backend().await?;
-        self.write(0, &header.encode(Checksums::Xxh3)?).await?;
-        self.flush_backend().await
+        calls.set_len(self.layout.len(Checksums::Xxh3)).await?;
+        self.zero_bitmap(calls).await?;
+        calls.flush().await?;
+        calls.write(0, &header.encode(Checksums::Xxh3)?).await?;
+        calls.flush().await
     }
 
     /// Writes zeros where the bitmap has anything else, which a new file does not.
-    async fn zero_bitmap(&self) -> GibbloxResult<()> {
-        let bitmap = self.layout.bitmap();
-        let mut piece = piece_of(&bitmap)?;
-        let mut at = bitmap.start;
-        while at < bitmap.end {
-            let piece = piece_within(&mut piece, bitmap.end - at);
-            let got = self.read_some(at, piece).await?;
+    async fn zero_bitmap(&self, calls: &Calls<'_, C, Validity>) -> GibbloxResult<()> {
+        let mut pieces = Pieces::of(self.layout.bitmap())?;
+        while let Some((at, piece)) = pieces.next() {
+            let got = calls.read_some(at, piece).await?;
             if got < piece.len() || any_set(piece) {
                 piece.fill(0);
-                self.write(at, piece).await?;
+                calls.write(at, piece).await?;
             }
-            at += piece.len() as u64;
         }
         Ok(())
     }
-}
-
-/// A buffer for pieces of `region`.
-pub(super) fn piece_of(region: &Range<u64>) -> GibbloxResult<Scratch> {
-    let len = |most: u64| usize::try_from((region.end - region.start).min(most)).unwrap_or(0);
-    zeroed(len(PIECE_BYTES), "a piece of the bitmap")
-        .or_else(|_| zeroed(len(SMALL_PIECE_BYTES), "a piece of the bitmap"))
-}
-
-/// The beginning of `piece` that is no longer than `left`.
-pub(super) fn piece_within(piece: &mut [u8], left: u64) -> &mut [u8] {
-    let len = usize::try_from(left).unwrap_or(usize::MAX).min(piece.len());
-    piece.get_mut(..len).unwrap_or_default()
 }

@@ -8,8 +8,7 @@ use crate::error::invalid_input;
 use crate::geometry::Geometry;
 use crate::run::Run;
 
-use super::checksum;
-use super::header::Checksums;
+use super::checksum::{self, Checksums};
 
 /// Bytes of a checksum.
 const SUM_BYTES: u64 = checksum::SUM_BYTES as u64;

@@ -181,8 +181,9 @@ where
             return Plan::default();
         }
         let misses = || self.file.count_valid(run) != run.blocks();
+        let is_trusted = |run| self.file.is_trusted(run);
         self.policy
-            .plan(run, misses, |run| self.file.is_trusted(run))
+            .plan(run, misses, is_trusted, self.file.has_checksums())
     }
 
     /// Works on `tasks` side by side; what has to go through another round is waiting again.
@@ -307,6 +308,11 @@ where
                 (bad, if direct { Way::Direct } else { Way::Claim })
             }
         };
+        let count_valid = |run| self.file.count_valid(run);
+        let used = self.policy.use_unasked(part.run, count_valid);
+        if used != 0 {
+            self.file.counts().unasked_used_blocks.add(used);
+        }
         let mut rest = Some(part);
         let mut again = Parts::new();
         for run in bad {

@@ -1032,7 +1032,7 @@ fn entering_and_leaving_are_said_aloud_once_each() {
         }
         assert_eq!(said(tracing::Level::WARN, "is bypassed"), 1);
         let failures = said(tracing::Level::WARN, "failed");
-        assert_eq!(failures, 3 + 1, "a probe that fails is no news");
+        assert_eq!(failures, 2 + 1, "reading and writing, once each");
         world.backend.heal();
         for _ in 0..20 {
             world.read(0, 2);
