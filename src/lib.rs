@@ -92,6 +92,7 @@ mod backend;
 mod bitmap;
 mod bypass;
 mod config;
+pub mod contract;
 mod error;
 mod file;
 mod flight;
@@ -109,7 +110,7 @@ mod stats;
 mod sync;
 mod warm;
 
-pub use backend::{CacheOps, MemoryCacheOps, contract};
+pub use backend::{CacheOps, MemoryCacheOps};
 pub use config::{CacheConfig, OfflinePolicy, VerifyPolicy};
 pub use file::{CacheFileInfo, HeaderDamage, Inspection, inspect};
 pub use identity::{

@@ -10,8 +10,11 @@ use core::ops::Range;
 use gibblox_core::{GibbloxError, GibbloxResult};
 
 use super::rng::Rng;
-use super::{Broken, Rule};
+use super::{Broken, Kept, Rule};
 use crate::backend::CacheOps;
+
+/// A size that several parts use: more than a few pages, and quick to compare.
+pub(super) const MIDDLE: usize = 70_000;
 
 /// What changed the array last. It is to blame for a byte that is not what it should be.
 #[derive(Clone, Debug)]
@@ -47,20 +50,21 @@ pub(super) enum Way {
 
 /// A backend, and a vector that does the same.
 ///
-/// The vector begins at `base`: what lies in front of it is a hole, or on a backend that keeps its size not looked at.
+/// The vector begins at `base`: the array before it is a hole, or in a backend that keeps its size not looked at.
 pub(super) struct Twin<'a, C: ?Sized> {
+    pub(super) rng: Rng,
     backend: &'a C,
-    base: u64,
+    pub(super) base: u64,
     /// How many bytes from `base` on are used.
-    window: usize,
+    pub(super) window: usize,
     bytes: Vec<u8>,
-    /// Where the array ends. Before the first write that is in front of `base`, perhaps.
-    end: u64,
+    /// Where the array ends: before `base`, perhaps, until the first write.
+    pub(super) end: u64,
     /// The array keeps its size.
-    fixed: bool,
-    way: Way,
+    pub(super) fixed: bool,
+    pub(super) way: Way,
     /// The rule to name, where it does not follow from what was changed last.
-    rule: Option<Rule>,
+    pub(super) rule: Option<Rule>,
     change: Change,
     /// Where the array ended before the last change.
     end_before: u64,
@@ -70,8 +74,9 @@ pub(super) struct Twin<'a, C: ?Sized> {
 
 impl<'a, C: CacheOps + ?Sized> Twin<'a, C> {
     /// Of a backend that is empty and grows.
-    pub(super) fn empty(backend: &'a C, base: u64, window: usize) -> Self {
+    pub(super) fn empty(backend: &'a C, base: u64, window: usize, rng: Rng) -> Self {
         Self {
+            rng,
             backend,
             base,
             window,
@@ -92,47 +97,21 @@ impl<'a, C: CacheOps + ?Sized> Twin<'a, C> {
         backend: &'a C,
         len: u64,
         most: usize,
-        rng: &mut Rng,
+        rng: Rng,
     ) -> Result<Self, Broken> {
         let base = len.saturating_sub(most as u64);
         let window = usize::try_from(len - base).unwrap_or(most);
-        let mut twin = Self::empty(backend, base, window);
+        let mut twin = Self::empty(backend, base, window, rng);
         twin.fixed = true;
-        let data = rng.bytes(window);
-        twin.write(base, &data).await?;
+        twin.fill().await?;
         (twin.end, twin.end_before) = (len, len);
         Ok(twin)
     }
 
-    /// Blames this rule for whatever happens.
-    pub(super) fn blame(&mut self, rule: Rule) {
-        self.rule = Some(rule);
-    }
-
-    pub(super) fn go(&mut self, way: Way) {
-        self.way = way;
-    }
-
-    pub(super) const fn backend(&self) -> &'a C {
-        self.backend
-    }
-
-    pub(super) const fn is_fixed(&self) -> bool {
-        self.fixed
-    }
-
-    pub(super) const fn base(&self) -> u64 {
-        self.base
-    }
-
-    /// How many bytes from `base` on may be written.
-    pub(super) const fn window(&self) -> usize {
-        self.window
-    }
-
-    /// Where the array ends.
-    pub(super) const fn end(&self) -> u64 {
-        self.end
+    /// Where `offset` of the window lies in the array, if `len` bytes fit into the window there.
+    pub(super) fn place(&self, offset: usize, len: usize) -> Option<u64> {
+        let fits = offset.checked_add(len)? <= self.window;
+        fits.then(|| self.base + offset as u64)
     }
 
     fn broken(&self, otherwise: Rule, what: String) -> Broken {
@@ -200,7 +179,7 @@ impl<'a, C: CacheOps + ?Sized> Twin<'a, C> {
     }
 
     /// Writes, which must succeed.
-    pub(super) async fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), Broken> {
+    pub(super) async fn write(&mut self, offset: u64, data: &[u8]) -> Kept {
         if self.way == Way::AtOnce {
             match self.backend.write_now(offset, data) {
                 Some(Ok(())) => {
@@ -221,7 +200,7 @@ impl<'a, C: CacheOps + ?Sized> Twin<'a, C> {
     }
 
     /// Changes the length, which must succeed.
-    pub(super) async fn set_len(&mut self, len: u64) -> Result<(), Broken> {
+    pub(super) async fn set_len(&mut self, len: u64) -> Kept {
         if let Err(error) = self.backend.set_len(len).await {
             // A backend that keeps its size may say that this does not fit; it has to leave everything as it is.
             if !(self.fixed && len > self.end) {
@@ -233,13 +212,49 @@ impl<'a, C: CacheOps + ?Sized> Twin<'a, C> {
     }
 
     /// Flushes, which must succeed.
-    pub(super) async fn flush(&mut self) -> Result<(), Broken> {
+    pub(super) async fn flush(&mut self) -> Kept {
         if let Err(error) = self.backend.flush().await {
             return Err(self.failed("flush", &error));
         }
         self.end_before = self.end;
         self.change = Change::Flush;
         Ok(())
+    }
+
+    pub(super) async fn flush_and_check(&mut self) -> Kept {
+        self.flush().await?;
+        self.check_all().await
+    }
+
+    /// Makes the window as long as it may be, with new bytes in it.
+    pub(super) async fn fill(&mut self) -> Kept {
+        let data = self.rng.bytes(self.window);
+        self.write(self.base, &data).await
+    }
+
+    /// Writes `len` new bytes at `offset` of the window, where they fit, and compares everything around them.
+    pub(super) async fn put(&mut self, offset: usize, len: usize) -> Kept {
+        let data = self.rng.bytes(len);
+        self.put_data(offset, &data).await
+    }
+
+    pub(super) async fn put_data(&mut self, offset: usize, data: &[u8]) -> Kept {
+        let Some(at) = self.place(offset, data.len()) else {
+            return Ok(());
+        };
+        self.write(at, data).await?;
+        let start = at.saturating_sub(600).max(self.base);
+        let before = usize::try_from(at - start).unwrap_or(0);
+        self.check(start, before + data.len() + 1200).await
+    }
+
+    /// Makes the window `len` bytes long, where it may be that long.
+    pub(super) async fn resize(&mut self, len: usize) -> Kept {
+        let Some(len) = self.place(len, 0) else {
+            return Ok(());
+        };
+        self.set_len(len).await?;
+        self.check_all().await
     }
 
     /// A buffer of `len` bytes with something in it.
@@ -278,7 +293,7 @@ impl<'a, C: CacheOps + ?Sized> Twin<'a, C> {
     }
 
     /// Reads `len` bytes at `offset` and compares how many and which they are.
-    pub(super) async fn check(&mut self, offset: u64, len: usize) -> Result<(), Broken> {
+    pub(super) async fn check(&mut self, offset: u64, len: usize) -> Kept {
         if self.way == Way::AtOnce {
             let mut out = self.buffer(len);
             if let Some(read) = self.backend.read_now(offset, &mut out) {
@@ -290,13 +305,7 @@ impl<'a, C: CacheOps + ?Sized> Twin<'a, C> {
         self.compare("read_at", offset, len, &found).await
     }
 
-    async fn compare(
-        &self,
-        name: &str,
-        offset: u64,
-        len: usize,
-        found: &[u8],
-    ) -> Result<(), Broken> {
+    async fn compare(&self, name: &str, offset: u64, len: usize, found: &[u8]) -> Kept {
         let expected = self.expected(offset, len);
         if found == expected {
             return Ok(());
@@ -342,7 +351,7 @@ impl<'a, C: CacheOps + ?Sized> Twin<'a, C> {
     }
 
     /// Compares everything, and that nothing is behind it. In front of `base` the last bytes are looked at.
-    pub(super) async fn check_all(&mut self) -> Result<(), Broken> {
+    pub(super) async fn check_all(&mut self) -> Kept {
         let before = if self.fixed { 0 } else { self.base.min(100) };
         let len = usize::try_from(before).unwrap_or(0) + self.bytes.len();
         self.check(self.base - before, len.saturating_add(10)).await
@@ -350,7 +359,7 @@ impl<'a, C: CacheOps + ?Sized> Twin<'a, C> {
 
     /// Takes for right what the backend holds of `range`, where each byte is the old one or that of `new`: what a write
     /// may leave that was given up.
-    pub(super) async fn settle(&mut self, offset: u64, new: &[u8]) -> Result<(), Broken> {
+    pub(super) async fn settle(&mut self, offset: u64, new: &[u8]) -> Kept {
         let old = self.expected(offset, new.len());
         let found = self.read(offset, new.len()).await?;
         let is_either = found.len() >= old.len()
@@ -371,7 +380,7 @@ impl<'a, C: CacheOps + ?Sized> Twin<'a, C> {
 
     /// Takes for right the length that the backend has, where it is between the present one and `len`: what a `set_len`
     /// may leave that was given up.
-    pub(super) async fn settle_len(&mut self, len: u64) -> Result<(), Broken> {
+    pub(super) async fn settle_len(&mut self, len: u64) -> Kept {
         let longest = self.end.max(len) - self.base;
         let room = usize::try_from(longest).unwrap_or(usize::MAX);
         let found = self.base + self.read(self.base, room).await?.len() as u64;

@@ -110,14 +110,21 @@
 //! code of it, and whoever writes a backend has nothing to switch on.
 
 mod calls;
-mod parts;
+mod dropped;
+mod ends;
+mod far;
+mod lengths;
+mod overlap;
+mod random;
 mod rng;
+mod sizes;
+mod start;
 mod twin;
 
 use alloc::string::String;
 use core::fmt;
 
-use super::CacheOps;
+use crate::backend::CacheOps;
 use rng::Rng;
 
 /// Checks a backend that grows and has holes against everything that [`CacheOps`] asks for.
@@ -219,92 +226,66 @@ impl Suite {
     /// Some 25,000 calls, 80 of them flushes, and about 12 MiB of memory besides the backend's; less of both where the
     /// array has to stay short.
     pub async fn check<C: CacheOps>(&self, mut make: impl AsyncFnMut() -> C) -> Result<(), Broken> {
-        parts::ends(self, &make().await).await?;
-        parts::every_small_range(self, &make().await).await?;
-        parts::sizes(self, &make().await).await?;
-        parts::lengths(self, &make().await).await?;
-        parts::flush(self, &make().await).await?;
+        ends::ends(self, &make().await).await?;
+        ends::every_small_range(self, &make().await).await?;
+        sizes::sizes(self, &make().await).await?;
+        lengths::lengths(self, &make().await).await?;
+        lengths::flush(self, &make().await).await?;
         for (window, steps) in [(600, 400), (70_000, 150), (Self::MOST, 60)] {
-            parts::random(self, &make().await, window, steps).await?;
+            random::random(self, &make().await, window, steps).await?;
         }
-        parts::at_the_same_time(self, &make().await).await?;
-        parts::dropped(self, &make().await).await?;
-        parts::at_once(self, &make().await).await?;
-        parts::shared(self, make().await).await?;
-        parts::overflow(self, &make().await).await?;
-        for base in parts::FAR {
-            let room = self.max_len.saturating_sub(base);
-            if self.fixed.is_none() && room >= parts::MIDDLE as u64 {
-                parts::far(self, &make().await, base).await?;
-            }
+        overlap::overlap(self, &make().await).await?;
+        dropped::dropped(self, &make().await).await?;
+        random::at_once(self, &make().await).await?;
+        random::shared(self, make().await).await?;
+        far::overflow(self, &make().await).await?;
+        for base in far::places(self) {
+            far::far(self, &make().await, base).await?;
         }
-        parts::powers(self, &make().await).await
+        far::powers(self, &make().await).await
     }
 }
 
-/// A rule of [`CacheOps`]. As text it is a sentence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Rule {
-    /// What the suite is given is what it was told.
-    Starts,
-    /// Calls that can be done are done.
-    Succeeds,
-    /// Writes are seen.
-    ReadsBack,
-    /// Writes touch nothing else.
-    Outside,
-    /// Short reads mean the end.
-    Ends,
-    /// New bytes are zero.
-    NewBytes,
-    /// `set_len` does what it says.
-    Length,
-    /// Nothing to write changes nothing.
-    NoBytes,
-    /// Flushing changes nothing that can be read.
-    Flush,
-    /// Calls overlap.
-    SideBySide,
-    /// Dropped calls stop.
-    Dropped,
-    /// `read_now` and `write_now` do the same.
-    AtOnce,
-    /// An `Arc` does the same.
-    Shared,
-    /// Far offsets are offsets.
-    Far,
-    /// What keeps its size says so.
-    FixedSize,
+/// Each rule is told once: as its documentation and as its text.
+macro_rules! rules {
+    ($($rule:ident: $sentence:literal,)+) => {
+        /// A rule of [`CacheOps`]. As text it is a sentence.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Rule {
+            $(#[doc = $sentence] $rule,)+
+        }
+
+        impl fmt::Display for Rule {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self {
+                    $(Self::$rule => $sentence,)+
+                })
+            }
+        }
+    };
 }
 
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Starts => "a backend starts out empty, or with the size that the suite was told",
-            Self::Succeeds => "a call that nothing stands in the way of succeeds",
-            Self::ReadsBack => "a write that returned Ok is seen by every later read",
-            Self::Outside => "a write touches no byte outside its range",
-            Self::Ends => "a read is short at the end of the array, and only there",
-            Self::NewBytes => "new bytes read as zero",
-            Self::Length => "set_len makes the array exactly that long, and keeps what is within",
-            Self::NoBytes => "a write of no bytes changes nothing",
-            Self::Flush => "a flush changes nothing that can be read",
-            Self::SideBySide => {
-                "calls that are under way at once do what they do one after the other"
-            }
-            Self::Dropped => {
-                "a call that was dropped has done nothing, all or a part, and does not go on"
-            }
-            Self::AtOnce => {
-                "read_now and write_now do what read_at and write_at do, or answer None and do nothing"
-            }
-            Self::Shared => "an Arc of a backend is that backend",
-            Self::Far => "a far offset is another place than any near one, or an error",
-            Self::FixedSize => "a backend that keeps its size refuses to write past its end",
-        })
-    }
+rules! {
+    Starts: "a backend starts out empty, or with the size that the suite was told",
+    Succeeds: "a call that nothing stands in the way of succeeds",
+    ReadsBack: "a write that returned Ok is seen by every later read",
+    Outside: "a write touches no byte outside its range",
+    Ends: "a read is short at the end of the array, and only there",
+    NewBytes: "new bytes read as zero",
+    Length: "`set_len` makes the array exactly that long, and keeps what is within",
+    NoBytes: "a write of no bytes changes nothing",
+    Flush: "a flush changes nothing that can be read",
+    SideBySide: "calls that are under way at once do what they do one after the other",
+    Dropped: "a call that was dropped has done nothing, all or a part, and does not go on",
+    AtOnce: "`read_now` and `write_now` do what `read_at` and `write_at` do, or answer None and do nothing",
+    Shared: "an Arc of a backend is that backend",
+    Far: "a far offset is another place than any near one, or an error",
+    FixedSize: "a backend that keeps its size refuses to write past its end",
 }
+
+/// Whether what a part of the suite looked at is kept.
+type Kept = Result<(), Broken>;
 
 /// A rule that a backend does not keep.
 #[derive(Clone, Debug)]

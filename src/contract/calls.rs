@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::future::poll_fn;
+use core::future::{pending, poll_fn};
 use core::pin::Pin;
 use core::task::Poll;
 
@@ -11,29 +11,26 @@ use super::rng::Rng;
 /// A call that may be under way beside others.
 pub(super) type Call<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Takes all `calls` to their end, polled in another order each time.
-pub(super) async fn side_by_side<T>(rng: &mut Rng, calls: Vec<Call<'_, T>>) -> Vec<T> {
-    let mut outputs: Vec<Option<T>> = calls.iter().map(|_| None).collect();
-    let mut going: Vec<_> = calls.into_iter().enumerate().collect();
+/// Takes all `calls` to their end, polled in another order each time. Their outputs come in any order.
+pub(super) async fn side_by_side<T>(rng: &mut Rng, mut calls: Vec<Call<'_, T>>) -> Vec<T> {
+    let mut outputs = Vec::new();
     poll_fn(|context| {
-        rng.shuffle(&mut going);
-        going.retain_mut(|(index, call)| match call.as_mut().poll(context) {
+        rng.shuffle(&mut calls);
+        calls.retain_mut(|call| match call.as_mut().poll(context) {
             Poll::Ready(output) => {
-                if let Some(place) = outputs.get_mut(*index) {
-                    *place = Some(output);
-                }
+                outputs.push(output);
                 false
             }
             Poll::Pending => true,
         });
-        if going.is_empty() {
+        if calls.is_empty() {
             Poll::Ready(())
         } else {
             Poll::Pending
         }
     })
     .await;
-    outputs.into_iter().flatten().collect()
+    outputs
 }
 
 /// Polls `call` up to `polls` times and drops it; its output where it was done by then.
@@ -46,7 +43,7 @@ pub(super) async fn give_up_after<T>(mut call: Call<'_, T>, polls: usize) -> Opt
         left -= 1;
         let polled = call.as_mut().poll(context);
         if polled.is_pending() {
-            // Woken by nobody else, perhaps: a call that is held up has to be given up too.
+            // A call that is held up, and that no other task wakes, has to be given up too.
             context.waker().wake_by_ref();
         }
         polled.map(Some)
@@ -54,16 +51,7 @@ pub(super) async fn give_up_after<T>(mut call: Call<'_, T>, polls: usize) -> Opt
     .await
 }
 
-/// Lets everybody else on the executor have a turn.
-pub(super) async fn turn() {
-    let mut done = false;
-    poll_fn(|context| {
-        if done {
-            return Poll::Ready(());
-        }
-        done = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+/// Lets the other tasks of the executor have some turns.
+pub(super) async fn let_others_run(turns: usize) {
+    give_up_after(Box::pin(pending::<()>()), turns).await;
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 /// The corpus of the fuzz target runs as an ordinary test, too.
-#[path = "../fuzz/run.rs"]
+#[path = "../../fuzz/run.rs"]
 mod run;
 
 /// The source whose small files are damaged here: 11 blocks, so that the bitmap has stray bits.

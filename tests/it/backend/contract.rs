@@ -11,7 +11,7 @@ use mutant::{MUTANTS, Mutant};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-#[path = "../../examples/remote_image/file_cache.rs"]
+#[path = "../../../examples/remote_image/file_cache.rs"]
 mod file_cache;
 mod mutant;
 
