@@ -71,8 +71,9 @@
 //!
 //! # The way through the code
 //!
-//! [`CachedBlockReader`] (`reader`) tells a read as look, claim, fetch or read, publish. Below it, `flight` knows who
-//! fetches and who waits, `warm` what is cached ahead and how far that is, `file` reads and writes the cache file and is
+//! [`CachedBlockReader`] (`reader`) is the face: every public method, and what it promises. `engine` does the work, a
+//! small struct for each job, and tells a read as look, claim, fetch or read, publish. Below it, `warm` says what is to
+//! be cached, and how far that is, `flight` knows who fetches and who waits, `file` reads and writes the cache file and is
 //! the only caller of the backend, `format` is the specification of that file, `bitmap` says what is valid and trusted,
 //! `flush` when a flush is due, `bypass` whether the backend is asked at all, `policy` what may be fetched beyond what was
 //! asked for. `geometry` and `run` are the arithmetic. Imports point down this list.
@@ -93,6 +94,7 @@ mod bitmap;
 mod bypass;
 mod config;
 pub mod contract;
+mod engine;
 mod error;
 mod file;
 mod flight;

@@ -72,9 +72,12 @@ impl FetchPolicy {
         }
     }
 
-    /// `run` was fetched unasked and stored.
-    pub(crate) fn fetched_unasked(&self, run: Run) {
-        self.unasked.add(run);
+    /// `run` was fetched and stored, of which a reader asked for `asked`.
+    pub(crate) fn fetched_around(&self, run: Run, asked: Run) {
+        let around = [run.first_until(asked.start()), run.from(asked.end())];
+        for unasked in around.into_iter().flatten() {
+            self.unasked.add(unasked);
+        }
     }
 
     /// `run` was read from the cache; how many of its blocks were fetched unasked and are read for the first time.

@@ -1,59 +1,19 @@
-//! [`CachedBlockReader`]: a read told as look, claim, fetch or read, store, publish.
-//!
-//! ```text
-//!   read_blocks ── all trusted? ──► one backend read into the caller's buffer, done
-//!        │ no
-//!        ▼
-//!      claim ──┬── Valid ───► read from the backend, compare what is untrusted ──┬──► served
-//!      (again) ├── Lead ────► fetch into the caller's buffer, store, publish ────┤
-//!        ▲     └── Follow ──► wait for the leader ──► read from the backend ─────┘
-//!        │                                    │
-//!        └── could not be read, did not match,┴ leader gone, or its failure not ours
-//! ```
-//!
-//! The parts of one request ([`request`]) are served side by side, each in its own piece of the caller's buffer, so a
-//! request with many holes takes about as long as one fetch. A part that has to be claimed again goes into the next
-//! round. Caching a range ahead of its readers ([`ahead`]) goes the same way, window by window. A fetch that brings more
-//! than was asked for ([`wide`]) goes through memory of its own.
-//!
-//! # What was not done
-//!
-//! Reading the whole request from the backend when all of it is cached, as 0.0.1 does: simple, but every hit of a mixed
-//! request is then read twice, and every miss once for nothing. Spawning fetches, so that a dropped reader does not
-//! drop its fetch: it needs an executor, and a copy of every fetched byte.
-
-mod ahead;
-mod inside;
-mod offline;
-mod read;
-mod request;
-mod wide;
+//! [`CachedBlockReader`]: the face of the crate. Every public method with what it promises; the work is done in
+//! [`engine`](crate::engine).
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Range;
 use core::pin::Pin;
 
 use async_trait::async_trait;
 use gibblox_core::{BlockReader, GibbloxResult, ReadContext};
-use tracing::{debug, trace};
 
 use crate::backend::CacheOps;
-use crate::bitmap::State;
-use crate::config::{CacheConfig, OfflinePolicy};
-use crate::error::{out_of_memory, short_read};
-use crate::file::CacheFile;
-use crate::flight::{Fetch, FlightTable, Outcome};
-use crate::flush::{FlushGate, FlushTicket};
-use crate::geometry::Geometry;
-use crate::identity::{cached_reader_identity_string, write_cached};
-use crate::policy::FetchPolicy;
-use crate::run::Run;
-use crate::stats::{CacheCounters, CacheHealth, CacheStats, Call, ScrubReport};
-use crate::warm::{Meter, Warm, WarmProgress};
-
-use ahead::Ahead;
-use offline::Contact;
+use crate::config::CacheConfig;
+use crate::engine::Engine;
+use crate::stats::{CacheCounters, CacheHealth, CacheStats, ScrubReport};
+use crate::warm::{Warm, WarmProgress};
 
 /// A [`BlockReader`] that keeps what it fetched from `S` in a cache file on `C`.
 ///
@@ -86,20 +46,7 @@ use offline::Contact;
 /// ```
 #[derive(Debug)]
 pub struct CachedBlockReader<S, C> {
-    source: S,
-    file: CacheFile<C>,
-    geometry: Geometry,
-    config: CacheConfig,
-    policy: FetchPolicy,
-    flights: FlightTable,
-    flush_gate: FlushGate,
-    contact: Contact,
-}
-
-/// A fetch whose bytes are in the buffer.
-struct Fetched {
-    /// Whether the backend took them.
-    stored: GibbloxResult<()>,
+    engine: Engine<S, C>,
 }
 
 impl<S, C> CachedBlockReader<S, C>
@@ -175,118 +122,8 @@ where
     /// bit for each block. Memory follows the number of valid blocks, not the size of the device, but for a pointer
     /// for every 16 Ki blocks (4 Ki on 32-bit targets).
     pub async fn open(inner: S, cache: C, config: CacheConfig) -> GibbloxResult<Self> {
-        config.check()?;
-        let total_blocks = match inner.total_blocks().await {
-            Ok(total_blocks) => total_blocks,
-            Err(error) if config.offline() == OfflinePolicy::ServeCached => {
-                return Self::open_offline(inner, cache, config, error).await;
-            }
-            Err(error) => return Err(error),
-        };
-        let geometry = Geometry::new(inner.block_size(), total_blocks)?;
-        let identity = cached_reader_identity_string(&inner);
-        let file = CacheFile::new(cache, geometry, identity, config.verify(), config.bypass())?;
-        if let Err(error) = file.open().await {
-            debug!(%error, "reading without a cache until its file can be opened");
-        }
-        Ok(Self::over(inner, file, geometry, config, Contact::made()))
-    }
-
-    fn over(
-        source: S,
-        file: CacheFile<C>,
-        geometry: Geometry,
-        config: CacheConfig,
-        contact: Contact,
-    ) -> Self {
-        Self {
-            source,
-            file,
-            geometry,
-            config,
-            policy: FetchPolicy::new(&config, geometry),
-            flights: FlightTable::default(),
-            flush_gate: FlushGate::new(config.flush_every_blocks()),
-            contact,
-        }
-    }
-
-    /// Makes everything durable that is cached so far.
-    ///
-    /// Not needed for a clean exit, nor against a process that is killed: what was written stays readable. A flush is
-    /// for the loss of power.
-    ///
-    /// # Errors
-    ///
-    /// The backend's, also where the cache file could not be opened. Where the backend is
-    /// [bypassed](CacheConfig::with_bypass), that of the probe, or `Io` where somebody else is probing. After an error nothing in the file is trusted:
-    /// each block is compared with its checksum again before it is served.
-    ///
-    /// # Cancellation
-    ///
-    /// Strict: a dropped flush promises nothing, and what it would have covered is due again.
-    ///
-    /// # Cost
-    ///
-    /// One backend flush, always, unless the backend is bypassed and its probe fails. Other readers go on.
-    pub async fn flush_cache(&self) -> GibbloxResult<()> {
-        self.file.ready().await?;
-        self.flush(self.flush_gate.begin()).await
-    }
-
-    /// Hits, misses, and how full the cache is.
-    ///
-    /// Never waits; asynchronous for the sake of programs that are written so. Counting the valid blocks takes a
-    /// microsecond or so for every hundred thousand blocks in the cache.
-    #[expect(
-        clippy::unused_async,
-        reason = "the signature is that of the published crate"
-    )]
-    pub async fn get_stats(&self) -> CacheStats {
-        CacheStats {
-            total_hits: self.file.counts().hits(),
-            total_misses: self.file.counts().misses(),
-            cached_blocks: self.file.valid_blocks(),
-            total_blocks: self.geometry.total_blocks(),
-        }
-    }
-
-    /// What was read, fetched and written so far, and what went wrong underneath and was kept from the callers. Never
-    /// waits, takes no lock where there are 64-bit atomics, and costs nothing that grows with the cache.
-    pub fn counters(&self) -> CacheCounters {
-        self.file.counts().snapshot(self.geometry.block_size())
-    }
-
-    /// Whether the backend is used, or [bypassed](CacheConfig::with_bypass) because it failed again and again. Never
-    /// waits.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
-    /// # use image::{DeadDisk, Image};
-    /// use gibblox_cache::{CacheConfig, CacheHealth, CachedBlockReader};
-    /// use gibblox_core::{BlockReader, ReadContext};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> gibblox_core::GibbloxResult<()> {
-    /// # let source = Image::new(512, 64);
-    /// let config = CacheConfig::new().with_bypass(2, 100);
-    /// let reader = CachedBlockReader::open(source, DeadDisk, config).await?;
-    /// assert_eq!(reader.health(), CacheHealth::Healthy, "one failure is not two");
-    ///
-    /// let mut buf = [0; 512];
-    /// for lba in 0..50 {
-    ///     reader.read_blocks(lba, &mut buf, ReadContext::FOREGROUND).await?; // from the source
-    /// }
-    /// assert_eq!(reader.health(), CacheHealth::Bypassed);
-    /// let counters = reader.counters();
-    /// assert_eq!((counters.backend_failures(), counters.bypassed_reads), (2, 49));
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn health(&self) -> CacheHealth {
-        self.file.health()
+        let engine = Engine::open(inner, cache, config).await?;
+        Ok(Self { engine })
     }
 
     /// Fetches what is missing of `blocks` blocks from `lba`, so that all of them are valid.
@@ -320,19 +157,7 @@ where
         blocks: u64,
         ctx: ReadContext,
     ) -> GibbloxResult<()> {
-        let Some(range) = self.geometry.range(lba, blocks)? else {
-            return Ok(());
-        };
-        trace!(lba, blocks, "ensuring that blocks are cached");
-        let wanted = [range];
-        let ahead = Ahead {
-            wanted: &wanted,
-            ctx,
-            windows_at_once: self.config.windows_at_once(),
-            pause: None,
-        };
-        let mut meter = Meter::new(&wanted, self.geometry, None);
-        self.cache_ahead(ahead, &mut meter).await
+        self.engine.warming().range(lba, blocks, ctx).await
     }
 
     /// Caches what `warm` wants, in the background of whoever reads, and tells how far it is.
@@ -427,25 +252,161 @@ where
         warm: Warm,
         mut progress: impl FnMut(&WarmProgress) + Send,
     ) -> GibbloxResult<WarmProgress> {
-        let wanted = warm.wanted(self.geometry)?;
-        let ahead = Ahead {
-            wanted: &wanted,
-            ctx: warm.context(),
-            windows_at_once: warm.windows_at_once(self.config.windows_at_once())?,
-            pause: warm.pause(),
-        };
-        let mut meter = Meter::new(&wanted, self.geometry, Some(&mut progress));
-        if wanted.is_empty() {
-            meter.finish();
-            return Ok(meter.progress());
-        }
-        debug!(
-            ranges = wanted.len(),
-            blocks = meter.progress().wanted_blocks,
-            "caching ahead"
-        );
-        self.cache_ahead(ahead, &mut meter).await?;
-        Ok(meter.progress())
+        self.engine.warming().plan(&warm, Some(&mut progress)).await
+    }
+
+    /// Whether all of `blocks` blocks from `lba` are valid. Nothing is counted as hit or miss.
+    ///
+    /// Blocks that an earlier process cached count by their bit, as they do for
+    /// [`ensure_cached`](Self::ensure_cached). While the cache file could not be opened, or the backend is
+    /// [bypassed](crate::CacheConfig::with_bypass), nothing is valid. An empty range is.
+    ///
+    /// # Errors
+    ///
+    /// `OutOfRange` where the range reaches past the last block.
+    ///
+    /// # Cost
+    ///
+    /// A look at the bitmap, by words. Never waits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+    /// # use image::Image;
+    /// use gibblox_cache::{CachedBlockReader, MemoryCacheOps};
+    /// use gibblox_core::ReadContext;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> gibblox_core::GibbloxResult<()> {
+    /// let reader = CachedBlockReader::new(Image::new(512, 64), MemoryCacheOps::new()).await?;
+    /// reader.ensure_cached(8, 4, ReadContext::BACKGROUND).await?;
+    /// assert!(reader.is_cached(8, 4)?);
+    /// assert!(!reader.is_cached(8, 5)?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn is_cached(&self, lba: u64, blocks: u64) -> GibbloxResult<bool> {
+        self.engine.is_cached(lba, blocks)
+    }
+
+    /// The runs of valid blocks of the device, as ranges of lbas, in ascending order; none where
+    /// [`is_cached`](Self::is_cached) says that nothing is valid.
+    ///
+    /// Nothing is held while the iterator is consumed, so others may cache and drop blocks meanwhile. A block that is
+    /// valid, or not, from the first call of `next` to the last is told as it is; one that changes may be told either
+    /// way. Two runs never overlap; they adjoin only where something changed between two calls of `next`.
+    ///
+    /// # Cost
+    ///
+    /// One pass over the bitmap, by words; parts of the device of which nothing was ever cached are skipped. No
+    /// allocation. Never waits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+    /// # use image::Image;
+    /// use gibblox_cache::{CachedBlockReader, MemoryCacheOps};
+    /// use gibblox_core::ReadContext;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> gibblox_core::GibbloxResult<()> {
+    /// let reader = CachedBlockReader::new(Image::new(512, 64), MemoryCacheOps::new()).await?;
+    /// reader.ensure_cached(8, 4, ReadContext::BACKGROUND).await?;
+    /// reader.ensure_cached(60, 4, ReadContext::BACKGROUND).await?;
+    /// assert!(reader.cached_runs().eq([8..12, 60..64]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cached_runs(&self) -> impl Iterator<Item = Range<u64>> {
+        self.engine.cached_runs()
+    }
+
+    /// Drops `blocks` blocks from `lba`, so that they are fetched anew when they are next wanted: for a source that
+    /// has changed.
+    ///
+    /// After `Ok` no read that begins is served a block of the range that was fetched before this call. Fetches that
+    /// are under way for the range are waited for, and what they stored is dropped; whoever asked for them gets their
+    /// bytes. Others go on, but for short waits of those who want what is being dropped. An empty range is `Ok`.
+    ///
+    /// The room that the blocks take on the backend is not given back; it is used again when they are fetched.
+    ///
+    /// # Errors
+    ///
+    /// `OutOfRange` where the range reaches past the last block. The backend's error where the cache file could not be
+    /// opened, written or flushed, or where it is [bypassed](crate::CacheConfig::with_bypass) and its probe fails; `Io`
+    /// where another flush failed or a bypass ended meanwhile, or somebody else is probing. After an error the range is
+    /// dropped for this process, unless the file could not be opened, but may come back with the next: call again.
+    ///
+    /// # Cancellation
+    ///
+    /// Strict: what was dropped stays dropped for this process, and calling again does all that is missing.
+    ///
+    /// # Durability
+    ///
+    /// After `Ok` what was dropped does not come back, also not when power is lost while it is being fetched again. A
+    /// file that the published 0.0.1 made has no checksums: there the last does not hold, and such a loss may leave
+    /// the old bytes in front of the new bit, as it may leave any others. Nor does it hold for a block that an earlier
+    /// process fetched but could not mark as valid, being killed or losing power in between, unless one of the same 32
+    /// Ki blocks (8 Ki on 32-bit targets) was cached when the file was opened, or has been
+    /// since, before this call.
+    ///
+    /// # Cost
+    ///
+    /// For each 32 Ki blocks (8 Ki on 32-bit targets) of which any was ever cached, one write of bits, and a read and
+    /// a write for each 512 checksums, where these are set; one flush.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+    /// # use image::Image;
+    /// use gibblox_cache::{CachedBlockReader, MemoryCacheOps};
+    /// use gibblox_core::ReadContext;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> gibblox_core::GibbloxResult<()> {
+    /// let reader = CachedBlockReader::new(Image::new(512, 64), MemoryCacheOps::new()).await?;
+    /// reader.ensure_cached(0, 64, ReadContext::BACKGROUND).await?;
+    /// reader.invalidate(10, 20).await?;
+    /// assert!(reader.cached_runs().eq([0..10, 30..64]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn invalidate(&self, lba: u64, blocks: u64) -> GibbloxResult<()> {
+        self.engine.dropping().range(lba, blocks).await
+    }
+
+    /// [Drops](Self::invalidate) every block of the device.
+    ///
+    /// # Errors
+    ///
+    /// As [`invalidate`](Self::invalidate), but for `OutOfRange`.
+    ///
+    /// # Cancellation
+    ///
+    /// Strict, as [`invalidate`](Self::invalidate).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+    /// # use image::Image;
+    /// use gibblox_cache::{CachedBlockReader, MemoryCacheOps};
+    /// use gibblox_core::ReadContext;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> gibblox_core::GibbloxResult<()> {
+    /// let reader = CachedBlockReader::new(Image::new(512, 64), MemoryCacheOps::new()).await?;
+    /// reader.ensure_cached(0, 64, ReadContext::BACKGROUND).await?;
+    /// reader.clear().await?;
+    /// assert_eq!(reader.cached_runs().next(), None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn clear(&self) -> GibbloxResult<()> {
+        self.engine.dropping().device().await
     }
 
     /// Reads every valid block, compares it with its checksum, and drops what does not match, so that it is fetched
@@ -478,148 +439,139 @@ where
         &self,
         mut progress: impl FnMut(&ScrubReport) + Send,
     ) -> GibbloxResult<ScrubReport> {
-        self.file.ready().await?;
-        let mut report = ScrubReport::default();
-        let mut written = Ok(());
-        let mut window = Vec::new();
-        let mut rest = Run::new(0, self.geometry.total_blocks());
-        while let Some(run) = rest {
-            let (state, run) = self.file.known_state_at(run)?;
-            let mut scanned = run;
-            if state == State::Valid {
-                scanned = run.first(self.window_blocks());
-                let buf = sized(&mut window, self.geometry.len_bytes(scanned.blocks()))?;
-                let Ok(scrubbed) = self.file.scrub(scanned, buf).await else {
-                    // Some of it was dropped just now: what is valid has changed.
-                    continue;
-                };
-                written = written.and(scrubbed.written);
-                report.add(
-                    scanned.blocks(),
-                    scrubbed.dropped_blocks,
-                    self.file.has_checksums(),
-                );
-                progress(&report);
-            }
-            rest = rest.and_then(|rest| rest.from(scanned.end()));
-        }
-        debug!(
-            scanned_blocks = report.scanned_blocks,
-            dropped_blocks = report.dropped_blocks,
-            "scrubbed the cache"
-        );
-        written?;
-        if report.dropped_blocks != 0 {
-            self.flush_cache().await?;
-        }
-        Ok(report)
+        self.engine.scrubbing().device(Some(&mut progress)).await
     }
 
-    fn window_blocks(&self) -> u64 {
-        self.geometry
-            .blocks_in(u64::from(self.config.window_bytes()))
-            .max(1)
+    /// Makes everything durable that is cached so far.
+    ///
+    /// Not needed for a clean exit, nor against a process that is killed: what was written stays readable. A flush is
+    /// for the loss of power.
+    ///
+    /// # Errors
+    ///
+    /// The backend's, also where the cache file could not be opened. Where the backend is
+    /// [bypassed](CacheConfig::with_bypass), that of the probe, or `Io` where somebody else is probing. After an error nothing in the file is trusted:
+    /// each block is compared with its checksum again before it is served.
+    ///
+    /// # Cancellation
+    ///
+    /// Strict: a dropped flush promises nothing, and what it would have covered is due again.
+    ///
+    /// # Cost
+    ///
+    /// One backend flush, always, unless the backend is bypassed and its probe fails. Other readers go on.
+    pub async fn flush_cache(&self) -> GibbloxResult<()> {
+        self.engine.flushing().flush_cache().await
     }
 
-    async fn read_source(&self, run: Run, buf: &mut [u8], ctx: ReadContext) -> GibbloxResult<()> {
-        if !self.contact.is_made() {
-            Box::pin(self.make_contact()).await?;
-        }
-        let counts = self.file.counts();
-        let asked = buf.len();
-        let call = Call::of(&counts.source_reads);
-        let answer = self.source.read_blocks(run.start(), buf, ctx).await;
-        drop(call);
-        let failed = match answer {
-            Ok(got) if got == asked => {
-                counts.fetched_blocks.add(run.blocks());
-                return Ok(());
-            }
-            Ok(got) => short_read("the source", got, asked),
-            Err(error) => error,
-        };
-        counts.source_read_failures.add(1);
-        Err(failed)
+    /// Hits, misses, and how full the cache is.
+    ///
+    /// Never waits; asynchronous for the sake of programs that are written so. Counting the valid blocks takes a
+    /// microsecond or so for every hundred thousand blocks in the cache.
+    #[expect(
+        clippy::unused_async,
+        reason = "the signature is that of the published crate"
+    )]
+    pub async fn get_stats(&self) -> CacheStats {
+        self.engine.stats()
     }
 
-    /// Fetches what `fetch` claimed, and nothing else, into `buf`, stores it, and tells the followers.
-    async fn fetch(
-        &self,
-        fetch: Fetch<'_>,
-        buf: &mut [u8],
-        ctx: ReadContext,
-    ) -> GibbloxResult<Fetched> {
-        if let Err(error) = self.read_source(fetch.span(), buf, ctx).await {
-            fetch.finish(&Outcome::Failed(error.clone()));
-            return Err(error);
-        }
-        let stored = self.store(fetch, buf).await;
-        Ok(Fetched { stored })
+    /// What was read, fetched and written so far, and what went wrong underneath and was kept from the callers. Never
+    /// waits, takes no lock where there are 64-bit atomics, and costs nothing that grows with the cache.
+    pub fn counters(&self) -> CacheCounters {
+        self.engine.counters()
     }
 
-    /// Stores the runs that `fetch` leads, of all that it brought, and tells the followers. The error is the first.
-    async fn store(&self, fetch: Fetch<'_>, bytes: &[u8]) -> GibbloxResult<()> {
-        let span = fetch.span();
-        let mut result = Ok(());
-        for lead in fetch.leads() {
-            let run = lead.run();
-            let from = self.geometry.len_bytes(run.start() - span.start());
-            let len = self.geometry.len_bytes(run.blocks());
-            let bytes = bytes.get(from..).and_then(|bytes| bytes.get(..len));
-            let stored = self
-                .file
-                .store(run, lead.asked(), bytes.unwrap_or_default())
-                .await;
-            self.policy.stored(stored.is_ok());
-            match stored {
-                Ok(newly) => {
-                    self.flush_gate.wrote(newly);
-                    let asked = lead.asked();
-                    let around = [run.first_until(asked.start()), run.from(asked.end())];
-                    for unasked in around.into_iter().flatten() {
-                        self.policy.fetched_unasked(unasked);
-                    }
-                    lead.finish(&Outcome::Published);
-                }
-                Err(error) => {
-                    lead.finish(&Outcome::Unstored(error.clone()));
-                    result = result.and(Err(error));
-                }
-            }
-        }
-        result
+    /// Whether the backend is used, or [bypassed](CacheConfig::with_bypass) because it failed again and again. Never
+    /// waits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+    /// # use image::{DeadDisk, Image};
+    /// use gibblox_cache::{CacheConfig, CacheHealth, CachedBlockReader};
+    /// use gibblox_core::{BlockReader, ReadContext};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> gibblox_core::GibbloxResult<()> {
+    /// # let source = Image::new(512, 64);
+    /// let config = CacheConfig::new().with_bypass(2, 100);
+    /// let reader = CachedBlockReader::open(source, DeadDisk, config).await?;
+    /// assert_eq!(reader.health(), CacheHealth::Healthy, "one failure is not two");
+    ///
+    /// let mut buf = [0; 512];
+    /// for lba in 0..50 {
+    ///     reader.read_blocks(lba, &mut buf, ReadContext::FOREGROUND).await?; // from the source
+    /// }
+    /// assert_eq!(reader.health(), CacheHealth::Bypassed);
+    /// let counters = reader.counters();
+    /// assert_eq!((counters.backend_failures(), counters.bypassed_reads), (2, 49));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn health(&self) -> CacheHealth {
+        self.engine.health()
     }
 
-    /// For whoever has stored something and leads nothing any more.
-    async fn flush_where_due(&self, due: Option<FlushTicket<'_>>) -> GibbloxResult<()> {
-        match due {
-            Some(ticket) => self.flush(ticket).await,
-            None => Ok(()),
-        }
+    /// Whether the reader was opened by its cache file alone, and its source has not answered since.
+    ///
+    /// Blocks that are cached are served all the same; see [`open`](Self::open). Never waits, and does not ask the
+    /// source.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+    /// # use image::Image;
+    /// # use std::sync::atomic::{AtomicBool, Ordering};
+    /// use std::sync::Arc;
+    ///
+    /// use gibblox_cache::{CacheConfig, CachedBlockReader, MemoryCacheOps, OfflinePolicy};
+    /// use gibblox_core::{BlockReader, ReadContext};
+    /// # use gibblox_core::{GibbloxError, GibbloxErrorKind, GibbloxResult};
+    /// # struct Remote(Image, AtomicBool);
+    /// # impl Remote {
+    /// #     fn new() -> Arc<Self> { Arc::new(Self(Image::new(512, 64), AtomicBool::new(true))) }
+    /// #     fn set_reachable(&self, is_reachable: bool) { self.1.store(is_reachable, Ordering::SeqCst) }
+    /// #     fn ask(&self) -> GibbloxResult<()> {
+    /// #         if self.1.load(Ordering::SeqCst) { Ok(()) } else { Err(GibbloxError::new(GibbloxErrorKind::Io)) }
+    /// #     }
+    /// # }
+    /// # #[async_trait::async_trait]
+    /// # impl BlockReader for Remote {
+    /// #     fn block_size(&self) -> u32 { self.0.block_size() }
+    /// #     async fn total_blocks(&self) -> GibbloxResult<u64> { self.ask()?; self.0.total_blocks().await }
+    /// #     fn write_identity(&self, out: &mut dyn std::fmt::Write) -> std::fmt::Result { self.0.write_identity(out) }
+    /// #     async fn read_blocks(&self, lba: u64, buf: &mut [u8], ctx: ReadContext) -> GibbloxResult<usize> {
+    /// #         self.ask()?;
+    /// #         self.0.read_blocks(lba, buf, ctx).await
+    /// #     }
+    /// # }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> GibbloxResult<()> {
+    /// # let (remote, backend) = (Remote::new(), Arc::new(MemoryCacheOps::new()));
+    /// let config = CacheConfig::new().with_offline(OfflinePolicy::ServeCached);
+    /// let reader = CachedBlockReader::open(Arc::clone(&remote), Arc::clone(&backend), config).await?;
+    /// reader.ensure_cached(0, 32, ReadContext::BACKGROUND).await?;
+    ///
+    /// remote.set_reachable(false); // and the program is started again
+    /// let reader = CachedBlockReader::open(Arc::clone(&remote), backend, config).await?;
+    /// let mut buf = [0; 512];
+    /// reader.read_blocks(31, &mut buf, ReadContext::FOREGROUND).await?;
+    /// assert!(reader.read_blocks(32, &mut buf, ReadContext::FOREGROUND).await.is_err());
+    /// assert!(reader.is_offline());
+    ///
+    /// remote.set_reachable(true);
+    /// reader.read_blocks(32, &mut buf, ReadContext::FOREGROUND).await?;
+    /// assert!(!reader.is_offline());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn is_offline(&self) -> bool {
+        self.engine.is_offline()
     }
-
-    async fn flush(&self, ticket: FlushTicket<'_>) -> GibbloxResult<()> {
-        // Refused, it is due again.
-        self.file.check_used()?;
-        let result = self.file.flush().await;
-        debug!(
-            blocks = ticket.covered_blocks(),
-            ok = result.is_ok(),
-            "flushed the cache"
-        );
-        ticket.done();
-        result
-    }
-}
-
-/// `len` bytes of `buf`, which grows where it has to.
-fn sized(buf: &mut Vec<u8>, len: usize) -> GibbloxResult<&mut [u8]> {
-    if buf.len() < len {
-        buf.try_reserve_exact(len - buf.len())
-            .map_err(|_| out_of_memory("a window"))?;
-        buf.resize(len, 0);
-    }
-    Ok(buf.get_mut(..len).unwrap_or_default())
 }
 
 #[async_trait]
@@ -629,17 +581,17 @@ where
     C: CacheOps,
 {
     fn block_size(&self) -> u32 {
-        self.geometry.block_size()
+        self.engine.geometry().block_size()
     }
 
     /// What the source said when the reader was opened; it is not asked again.
     async fn total_blocks(&self) -> GibbloxResult<u64> {
-        Ok(self.geometry.total_blocks())
+        Ok(self.engine.geometry().total_blocks())
     }
 
     /// Writes `cached:(`, the source's identity, and `)`.
     fn write_identity(&self, out: &mut dyn fmt::Write) -> fmt::Result {
-        write_cached(out, |out| self.source.write_identity(out))
+        self.engine.write_identity(out)
     }
 
     /// Reads as many blocks as fill `buf`, from `lba` on. `Ok(buf.len())`, or an error; never less.
@@ -672,6 +624,6 @@ where
         'b: 'f,
         Self: 'f,
     {
-        self.read(lba, buf, ctx)
+        self.engine.read(lba, buf, ctx)
     }
 }

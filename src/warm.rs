@@ -8,7 +8,6 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt;
 use core::ops::Range;
 
 use futures_channel::oneshot::{Receiver, Sender, channel};
@@ -179,100 +178,6 @@ impl WarmProgress {
     #[must_use]
     pub const fn fetched_bytes(&self) -> u64 {
         self.bytes(self.fetched_blocks)
-    }
-}
-
-/// What is told of the progress.
-pub(crate) type Tell<'t> = &'t mut (dyn FnMut(&WarmProgress) + Send);
-
-/// Counts what is done, and tells it.
-///
-/// Blocks that were valid at the start count from the start, without a note of which they were: what is *ahead* of the
-/// work is how many of them are left, and passing a valid block takes one off. Where others cached some meanwhile, that
-/// runs out early, and the rest counts when it is passed. So no block counts twice, and in the end all do.
-pub(crate) struct Meter<'t> {
-    tell: Option<Tell<'t>>,
-    told: Option<WarmProgress>,
-    now: WarmProgress,
-    /// Blocks that the work has behind it; more than there are where it has to go over them again.
-    passed_blocks: u64,
-    /// Blocks that it has begun, and not done.
-    under_way_blocks: u64,
-    /// Blocks in front of it that were valid at the start, or more: some may have been dropped.
-    ahead_blocks: u64,
-}
-
-impl fmt::Debug for Meter<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Meter").field(&self.now).finish()
-    }
-}
-
-impl<'t> Meter<'t> {
-    pub(crate) fn new(wanted: &[Run], geometry: Geometry, tell: Option<Tell<'t>>) -> Self {
-        Self {
-            tell,
-            told: None,
-            now: WarmProgress {
-                wanted_blocks: wanted.iter().map(|run| run.blocks()).sum(),
-                done_blocks: 0,
-                fetched_blocks: 0,
-                block_bytes: geometry.block_size(),
-            },
-            passed_blocks: 0,
-            under_way_blocks: 0,
-            ahead_blocks: 0,
-        }
-    }
-
-    pub(crate) const fn progress(&self) -> WarmProgress {
-        self.now
-    }
-
-    /// Begins with what `count_valid` finds, if anybody wants to know.
-    pub(crate) fn start(&mut self, count_valid: impl FnOnce() -> u64) {
-        if self.tell.is_some() {
-            self.ahead_blocks = count_valid();
-            self.tell();
-        }
-    }
-
-    /// The next `blocks` blocks are valid.
-    pub(crate) fn found_valid(&mut self, blocks: u64) {
-        self.passed_blocks += blocks;
-        self.ahead_blocks = self.ahead_blocks.saturating_sub(blocks);
-    }
-
-    /// The next `blocks` blocks are not, and somebody works on them now.
-    pub(crate) fn begun(&mut self, blocks: u64) {
-        self.under_way_blocks += blocks;
-    }
-
-    /// `blocks` of those begun are valid, `fetched` of them from the source.
-    pub(crate) fn done(&mut self, blocks: u64, fetched: u64) {
-        self.under_way_blocks = self.under_way_blocks.saturating_sub(blocks);
-        self.passed_blocks += blocks;
-        self.now.fetched_blocks += fetched;
-    }
-
-    /// Tells how far it is, if that is news.
-    pub(crate) fn tell(&mut self) {
-        let done = self.passed_blocks.saturating_add(self.ahead_blocks);
-        let most = self.now.wanted_blocks.saturating_sub(self.under_way_blocks);
-        self.now.done_blocks = self.now.done_blocks.max(done.min(most));
-        if self.told != Some(self.now) {
-            self.told = Some(self.now);
-            if let Some(tell) = &mut self.tell {
-                tell(&self.now);
-            }
-        }
-    }
-
-    /// All is done.
-    pub(crate) fn finish(&mut self) {
-        self.passed_blocks = self.now.wanted_blocks;
-        self.under_way_blocks = 0;
-        self.tell();
     }
 }
 

@@ -1,10 +1,10 @@
-//! Fetches that bring more than was missing and asked for.
+//! Fetches that bring more than was missing and asked for: around a request, ahead of it, or across a gap.
 //!
-//! What is read across a gap lies in the caller's buffer all the same. What is read around a request or ahead of it does
-//! not, and goes through memory of its own, from which the caller's part is copied.
+//! Blocks of a gap lie within the caller's buffer. Blocks around a request or ahead of it do not, so such a fetch goes
+//! through memory of its own, from which the caller's part is copied.
 //!
-//! The rest is nobody's business: where it cannot be had, be it that the source fails or that there is no memory, the
-//! leads are dropped, so that followers look for themselves, and what was asked for is fetched alone.
+//! The extra blocks are a bonus. If the wide read fails or there is no memory, its claims are released, the followers
+//! look for themselves, and the request is fetched exactly.
 
 use alloc::vec::Vec;
 
@@ -14,20 +14,21 @@ use tracing::{debug, trace};
 use crate::backend::CacheOps;
 use crate::flight::Fetch;
 
-use super::{CachedBlockReader, sized};
+use super::fetching::Fetching;
+use super::memory::sized;
 
 /// A wider fetch did not come about.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TooWide;
 
-impl<S, C> CachedBlockReader<S, C>
+impl<S, C> Fetching<'_, S, C>
 where
     S: BlockReader,
     C: CacheOps,
 {
     /// Fetches what `fetch` claimed and what lies between, and stores what was missing. `buf` gets what was asked for.
     ///
-    /// Cancellation is strict; what is led goes to whoever claims it next.
+    /// Cancellation is strict; what is led goes to the next task that claims it.
     pub(super) async fn fetch_wide(
         &self,
         fetch: Fetch<'_>,
@@ -46,7 +47,7 @@ where
         let bytes = if span == asked {
             &mut *buf
         } else {
-            let len = self.geometry.len_bytes(span.blocks());
+            let len = self.geometry().len_bytes(span.blocks());
             sized(&mut memory, len).map_err(|_| TooWide)?
         };
         if let Err(error) = self.read_source(span, bytes, ctx).await {
@@ -58,14 +59,14 @@ where
             );
             return Err(TooWide);
         }
-        let counts = self.file.counts();
+        let counts = self.counts();
         counts.unasked_fetched_blocks.add(fetch.unasked_blocks());
         counts.refetched_blocks.add(fetch.gap_blocks());
-        // That the backend did not take them is no concern of a read that has its bytes.
+        // A read that has its bytes does not mind whether the backend took them.
         let _ = if span == asked {
             self.store(fetch, buf).await
         } else {
-            let from = self.geometry.len_bytes(asked.start() - span.start());
+            let from = self.geometry().len_bytes(asked.start() - span.start());
             let wanted = memory.get(from..).and_then(|bytes| bytes.get(..buf.len()));
             buf.copy_from_slice(wanted.unwrap_or_default());
             self.store(fetch, &memory).await

@@ -1,14 +1,23 @@
-//! One request: its parts, what each waits for, and the rounds until all are served.
+//! [`Request`]: one read that is no plain hit. Its parts, what each waits for, and the rounds until all are served.
 //!
 //! # Progress
 //!
-//! Each round ends: a leader waits for the source and the backend only, a follower for its leader (I3). And rounds end:
-//! a part comes back only where a valid block was dropped, which the next round fetches; where a leader failed or was
-//! dropped, of which there are finitely many; or to be fetched *directly*, without a claim, because the backend would
-//! not keep or return what a leader had fetched, or because blocks were dropped each time the part was read; or because
-//! a fetch failed that brought more than was asked for, after which this request asks for nothing more any more. Without
-//! the way past the claims many readers of one block over a dead backend would fetch it one after another, each the follower
-//! of the one before, and a reader beside a bad sector might never have done.
+//! Each round ends. A leader waits for the source, the backend, and other leaders' writes of the same bytes of the
+//! bitmap, and first of all, offline, for the task that asks the source who it is; never for blocks. A follower waits
+//! for its leader (I3).
+//!
+//! Rounds end. A part goes into another round for one of four reasons:
+//!
+//! - A block was dropped, so that it has to be fetched.
+//! - Its leader failed or was dropped.
+//! - The backend did not keep what a leader had fetched, or blocks were dropped each time the part was read.
+//! - A wide fetch failed.
+//!
+//! Each of the first two takes another task that drops, fails or goes away. The third makes the part *direct*, to be
+//! read from the source without a claim. After the fourth nothing of the request is widened again. Neither comes back.
+//!
+//! Without direct parts many readers of one block over a dead backend would fetch it one after another, each the
+//! follower of the one before, and a reader beside a bad sector might never end.
 
 use alloc::boxed::Box;
 
@@ -18,13 +27,25 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use smallvec::{SmallVec, smallvec};
 
 use crate::backend::CacheOps;
-use crate::file::{Looked, NotValid};
-use crate::flight::{Claim, Follow, Outcome};
-use crate::policy::Plan;
+use crate::file::{CacheFile, Looked, NotValid};
+use crate::flight::{Claim, Fetch, FlightTable, Follow, Outcome};
+use crate::geometry::Geometry;
+use crate::policy::{FetchPolicy, Plan};
 use crate::run::Run;
 
+use super::fetching::Fetching;
 use super::wide::TooWide;
-use super::{CachedBlockReader, Fetched};
+
+/// What a request touches.
+#[derive(Debug)]
+pub(super) struct Request<'a, S, C> {
+    pub(super) flights: &'a FlightTable,
+    pub(super) file: &'a CacheFile<C>,
+    pub(super) policy: &'a FetchPolicy,
+    pub(super) fetching: Fetching<'a, S, C>,
+    pub(super) geometry: Geometry,
+    pub(super) fetches_at_once: u32,
+}
 
 /// A part of a request, with its piece of the caller's buffer.
 struct Part<'b> {
@@ -44,34 +65,57 @@ type Parts<'b> = SmallVec<[Part<'b>; 1]>;
 /// How a part may be served.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// From the cache, or by whoever leads its fetch.
+    /// From the cache, or by the leader of its fetch.
     Claim,
     /// From the source alone, since the backend is bypassed, or would not keep or return what was fetched.
     Direct,
 }
 
-/// What a part waits for.
-enum Role<'t> {
-    Claimed(Claim<'t>),
+/// How a part is served in this round.
+enum Task<'t> {
+    Cached,
+    Lead(Fetch<'t>),
+    Follow(Follow),
     Direct,
 }
 
-impl Role<'_> {
-    /// Whether the source is asked, and not somebody else or the backend.
-    const fn fetches(&self) -> bool {
-        matches!(self, Role::Claimed(Claim::Lead(_)) | Role::Direct)
+impl<'t> From<Claim<'t>> for Task<'t> {
+    fn from(claim: Claim<'t>) -> Self {
+        match claim {
+            Claim::Valid(_) => Self::Cached,
+            Claim::Lead(fetch) => Self::Lead(fetch),
+            Claim::Follow(follow) => Self::Follow(follow),
+        }
     }
 }
 
-/// Parts with what they wait for. Mostly one.
-type Tasks<'t, 'b> = SmallVec<[(Role<'t>, Part<'b>); 1]>;
+impl Task<'_> {
+    /// Whether the source is asked by this task.
+    const fn fetches(&self) -> bool {
+        matches!(self, Self::Lead(_) | Self::Direct)
+    }
+}
+
+/// Parts with their tasks. Mostly one.
+type Tasks<'t, 'b> = SmallVec<[(Task<'t>, Part<'b>); 1]>;
+
+/// What a part has of the fetch that it waited for.
+#[derive(Clone, Copy)]
+enum Share {
+    /// The part's own task led it, so the bytes are in the buffer.
+    Leader,
+    /// Another task led it. Its failure is the part's, too.
+    Fate,
+    /// Another task led it, for more than this part, so its failure is not the part's.
+    Bytes,
+}
 
 /// How serving a part ended.
 enum Served<'b> {
     Done,
-    /// What has to go through another round.
+    /// These have to go through another round.
     Again(Parts<'b>),
-    /// What has to go through another round, with nothing fetched beside it.
+    /// This has to go through another round, with nothing fetched beside it.
     Alone(Part<'b>),
     Failed {
         lba: u64,
@@ -79,7 +123,7 @@ enum Served<'b> {
     },
 }
 
-/// What of a request is still to be served. Both are stacks, since a round takes no more than it begins to fetch.
+/// The parts that are still to be served. Both are stacks, since a round takes no more than it begins to fetch.
 #[derive(Default)]
 struct Waiting<'b> {
     claim: Parts<'b>,
@@ -101,55 +145,49 @@ impl<'b> Waiting<'b> {
     }
 }
 
-impl<S, C> CachedBlockReader<S, C>
+impl<S, C> Request<'_, S, C>
 where
     S: BlockReader,
     C: CacheOps,
 {
-    /// Serves a request that is no plain hit.
+    /// Serves `run` into `buf`, which is as long; whether anything was fetched, and how it ended.
     ///
-    /// Cancellation is strict; what this future leads goes to whoever claims it next.
-    pub(super) async fn fill(
+    /// Cancellation is strict; what this future leads goes to the next task that claims it.
+    pub(super) async fn serve(
         &self,
         run: Run,
         buf: &mut [u8],
         ctx: ReadContext,
-    ) -> GibbloxResult<()> {
+    ) -> (bool, GibbloxResult<()>) {
         // Boxed, since it is rare, and would make the future of every read that misses larger.
         let way = if self.file.shows_blocks() || Box::pin(self.file.prepare()).await {
             Way::Claim
         } else {
-            // Past a backend that is bypassed nothing can be kept for followers, so nobody is made to wait as one.
+            // Past a backend that is bypassed nothing can be kept for followers, so no task is made to wait as one.
             Way::Direct
         };
         let plan = self.plan(run);
-        // Mostly all of it is missing and nobody fetches any of it. What is below comes to the same, in more steps.
+        // Mostly all of it is missing and no task fetches any of it. The rounds come to the same, in more steps.
         let lead = if way == Way::Claim && plan.room(run) == run {
             self.flights.lead_all(run, |run| self.file.state_at(run))
         } else {
             None
         };
-        let (fetched, result) = if let Some(lead) = lead {
-            (true, self.fetch(lead, buf, ctx).await.map(drop))
-        } else {
-            let part = Part {
-                run,
-                buf,
-                way,
-                unsettled: 0,
+        if let Some(lead) = lead {
+            return match self.fetching.fetch(lead, buf, ctx).await {
+                Outcome::Failed(error) => (true, Err(error)),
+                // A read that has its bytes does not mind whether the backend took them.
+                Outcome::Published | Outcome::Unstored(_) => (true, Ok(())),
             };
-            // Boxed, since it is the longest way, and a request should not be as large as another's.
-            Box::pin(self.rounds(part, plan, ctx)).await
+        }
+        let part = Part {
+            run,
+            buf,
+            way,
+            unsettled: 0,
         };
-        if fetched {
-            // Once for a request, and last: whoever follows one of its fetches does not wait for the flush. It is
-            // counted and logged where it fails, and the bytes are in the buffer.
-            let _ = self.flush_where_due(self.flush_gate.due()).await;
-        }
-        if result.is_ok() {
-            self.file.counts().filled_blocks.add(run.blocks());
-        }
-        result
+        // Boxed, since it is the longest way, and a request should not be as large as another's.
+        Box::pin(self.rounds(part, plan, ctx)).await
     }
 
     /// Serves `part` in rounds; whether anything was fetched, and how it ended.
@@ -168,7 +206,7 @@ where
         let mut result = Ok(());
         while result.is_ok() && !waiting.is_empty() {
             let tasks = self.assign(&mut waiting);
-            fetched |= tasks.iter().any(|(role, _)| role.fetches());
+            fetched |= tasks.iter().any(|(task, _)| task.fetches());
             result = self.round(tasks, &mut waiting, ctx).await;
         }
         (fetched, result)
@@ -177,7 +215,7 @@ where
     /// What a request for `run` may fetch beside it. Nothing while there is nowhere to store it, nor while the source may
     /// be out of reach: it would be asked twice, once for nothing.
     fn plan(&self, run: Run) -> Plan {
-        if !self.file.shows_blocks() || self.is_offline() {
+        if !self.file.shows_blocks() || self.fetching.is_offline() {
             return Plan::default();
         }
         let misses = || self.file.count_valid(run) != run.blocks();
@@ -211,15 +249,15 @@ where
             }
         };
         if tasks.len() == 1 {
-            if let Some((role, part)) = tasks.pop() {
-                end(self.serve(role, part, ctx).await);
+            if let Some((task, part)) = tasks.pop() {
+                end(self.work(task, part, ctx).await);
             }
         } else {
             // What waits for the source goes first, so that the source works while the backend is read.
-            tasks.sort_by_key(|(role, _)| !role.fetches());
+            tasks.sort_by_key(|(task, _)| !task.fetches());
             let mut under_way: FuturesUnordered<_> = tasks
                 .into_iter()
-                .map(|(role, part)| self.serve(role, part, ctx))
+                .map(|(task, part)| self.work(task, part, ctx))
                 .collect();
             while let Some(served) = under_way.next().await {
                 end(served);
@@ -230,12 +268,12 @@ where
 
     /// Takes as much of what is waiting as may be fetched at once: what is to be read directly, then what can be
     /// claimed.
-    fn assign<'t, 'b>(&'t self, waiting: &mut Waiting<'b>) -> Tasks<'t, 'b> {
-        let most = usize::try_from(self.config.fetches_at_once()).unwrap_or(usize::MAX);
+    fn assign<'b>(&self, waiting: &mut Waiting<'b>) -> Tasks<'_, 'b> {
+        let most = usize::try_from(self.fetches_at_once).unwrap_or(usize::MAX);
         let mut tasks = Tasks::new();
         let keep = waiting.direct.len().saturating_sub(most);
         for part in waiting.direct.drain(keep..) {
-            tasks.push((Role::Direct, part));
+            tasks.push((Task::Direct, part));
         }
         let wanted = waiting.claim.iter().rev().map(|part| part.run);
         let most = most - tasks.len();
@@ -245,14 +283,14 @@ where
             let Some(part) = waiting.claim.pop() else {
                 break;
             };
-            let (part, behind) = self.split(part, claim.run().end());
-            waiting.claim.extend(behind);
-            tasks.extend(part.map(|part| (Role::Claimed(claim), part)));
+            let (part, rest) = self.split(part, claim.run().end());
+            waiting.claim.extend(rest);
+            tasks.extend(part.map(|part| (claim.into(), part)));
         }
         tasks
     }
 
-    /// What of `part` is in front of the block `lba`, and what is behind.
+    /// The blocks of `part` before `lba`, and those from `lba` on.
     fn split<'b>(&self, part: Part<'b>, lba: u64) -> (Option<Part<'b>>, Option<Part<'b>>) {
         let Part {
             run,
@@ -260,9 +298,9 @@ where
             way,
             unsettled,
         } = part;
-        let front = run.first_until(lba);
-        let blocks = front.map_or(0, Run::blocks);
-        let (front_buf, behind_buf) = buf.split_at_mut(self.geometry.len_bytes(blocks));
+        let before = run.first_until(lba);
+        let blocks = before.map_or(0, Run::blocks);
+        let (before_buf, after_buf) = buf.split_at_mut(self.geometry.len_bytes(blocks));
         let part = |run: Option<Run>, buf| {
             run.map(|run| Part {
                 run,
@@ -271,32 +309,57 @@ where
                 unsettled,
             })
         };
-        (part(front, front_buf), part(run.from(lba), behind_buf))
+        (part(before, before_buf), part(run.from(lba), after_buf))
     }
 
-    async fn serve<'b>(&self, role: Role<'_>, part: Part<'b>, ctx: ReadContext) -> Served<'b> {
-        match role {
-            Role::Claimed(Claim::Valid(_)) => self.read_cached(part, Way::Claim).await,
-            Role::Claimed(Claim::Lead(fetch)) if !fetch.is_exact() => {
+    async fn work<'b>(&self, task: Task<'_>, part: Part<'b>, ctx: ReadContext) -> Served<'b> {
+        match task {
+            Task::Cached => self.read_cached(part, Way::Claim).await,
+            Task::Direct => match self.fetching.read_source(part.run, part.buf, ctx).await {
+                Ok(()) => Served::Done,
+                Err(error) => part.failed(error),
+            },
+            Task::Lead(fetch) if !fetch.is_exact() => {
                 // Boxed, since it is rare, and would make the future of every fetch larger.
-                match Box::pin(self.fetch_wide(fetch, part.buf, ctx)).await {
+                match Box::pin(self.fetching.fetch_wide(fetch, part.buf, ctx)).await {
                     Ok(()) => Served::Done,
                     Err(TooWide) => Served::Alone(part),
                 }
             }
-            Role::Claimed(Claim::Lead(fetch)) => {
-                match self.fetch(fetch, part.buf, ctx).await {
-                    // That the backend did not take them is no concern of a read that has its bytes.
-                    Ok(Fetched { stored: _ }) => Served::Done,
-                    Err(error) => part.failed(error),
-                }
+            Task::Lead(fetch) => {
+                let outcome = self.fetching.fetch(fetch, part.buf, ctx).await;
+                self.conclude(part, Some(outcome), Share::Leader).await
             }
-            Role::Claimed(Claim::Follow(follow)) => self.follow(follow, part).await,
-            Role::Direct => self.read_direct(part, ctx).await,
+            Task::Follow(follow) => {
+                let share = if follow.shares_fate() {
+                    Share::Fate
+                } else {
+                    Share::Bytes
+                };
+                self.file.counts().followed_runs.add(1);
+                self.conclude(part, follow.outcome().await, share).await
+            }
         }
     }
 
-    /// Reads a part that was valid; what turns out not to be goes again, on the way `otherwise`.
+    /// What the outcome of a fetch, if it has one, means for `part`.
+    async fn conclude<'b>(
+        &self,
+        part: Part<'b>,
+        outcome: Option<Outcome>,
+        share: Share,
+    ) -> Served<'b> {
+        match (outcome, share) {
+            (Some(Outcome::Failed(error)), Share::Leader | Share::Fate) => part.failed(error),
+            // A read that has its bytes does not mind whether the backend took them.
+            (Some(Outcome::Published | Outcome::Unstored(_)), Share::Leader) => Served::Done,
+            (Some(Outcome::Published), _) => self.read_cached(part, Way::Direct).await,
+            (Some(Outcome::Unstored(_)), _) => part.again(Way::Direct),
+            (Some(Outcome::Failed(_)) | None, _) => part.again(Way::Claim),
+        }
+    }
+
+    /// Reads a part that was valid. Blocks that turn out not to be go again, on the way `otherwise`.
     async fn read_cached<'b>(&self, part: Part<'b>, otherwise: Way) -> Served<'b> {
         let mut unsettled = part.unsettled;
         let (bad, way) = match self.file.read(part.run, part.buf).await {
@@ -316,38 +379,19 @@ where
         let mut rest = Some(part);
         let mut again = Parts::new();
         for run in bad {
-            let (_, behind) = rest.map_or((None, None), |rest| self.split(rest, run.start()));
-            let (bad, behind) = behind.map_or((None, None), |rest| self.split(rest, run.end()));
+            let (_, from) = rest.map_or((None, None), |rest| self.split(rest, run.start()));
+            let (bad, after) = from.map_or((None, None), |from| self.split(from, run.end()));
             again.extend(bad.map(|bad| Part {
                 way,
                 unsettled,
                 ..bad
             }));
-            rest = behind;
+            rest = after;
         }
         if again.is_empty() {
             Served::Done
         } else {
             Served::Again(again)
-        }
-    }
-
-    async fn follow<'b>(&self, follow: Follow, part: Part<'b>) -> Served<'b> {
-        let shares_fate = follow.shares_fate();
-        self.file.counts().followed_runs.add(1);
-        match follow.outcome().await {
-            Some(Outcome::Published) => self.read_cached(part, Way::Direct).await,
-            Some(Outcome::Failed(error)) if shares_fate => part.failed(error),
-            Some(Outcome::Unstored(_)) => part.again(Way::Direct),
-            Some(Outcome::Failed(_)) | None => part.again(Way::Claim),
-        }
-    }
-
-    /// Reads a part from the source alone.
-    async fn read_direct<'b>(&self, part: Part<'b>, ctx: ReadContext) -> Served<'b> {
-        match self.read_source(part.run, part.buf, ctx).await {
-            Ok(()) => Served::Done,
-            Err(error) => part.failed(error),
         }
     }
 }
