@@ -23,8 +23,8 @@
 //!
 //! - [`Sight`]: a run that was trusted when it was looked at. [`Validity::is_still`] says after the read whether the
 //!   bytes are to be believed.
-//! - [`Look`]: a run that was valid. [`Look::settle`] takes what comparing found, trusts the rest, and drops what does
-//!   not match if nothing disturbed the read.
+//! - [`Look`]: a run that was valid. [`Look::settle`] takes the [`Flaw`]s that were found, trusts the rest, and drops what
+//!   does not match if nothing disturbed the read. What could not be read stays valid (I8).
 //! - [`Filling`]: a run that is about to be written. [`Filling::publish`] makes it valid.
 //!
 //! # Memory
@@ -111,6 +111,15 @@ pub(crate) struct Look<'v> {
     run: Run,
     since: Epoch,
     before: Option<Calm>,
+}
+
+/// Blocks of a look that are not to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flaw {
+    pub(crate) run: Run,
+    /// The bytes were compared and are not the source's. Otherwise they could not be read, which says nothing about
+    /// them (I8).
+    pub(crate) is_wrong: bool,
 }
 
 /// A run that is not valid, and whose bytes are being written.
@@ -419,13 +428,14 @@ impl Look<'_> {
             .is_none_or(|before| !self.validity.unchanged(before))
     }
 
-    /// Believes what was read: all of the run is trusted, but for `bad`, which does not match its checksums and is
-    /// dropped if it `is_certain`. `bad` is in order.
-    pub(crate) fn settle(self, bad: &[Run], is_certain: bool) {
+    /// Believes what was read: all of the run is trusted, but for `flaws`, which are in order. Each that
+    /// [is wrong](Flaw::is_wrong) is dropped, if nothing [disturbed](Self::is_disturbed) the read, as `is_certain` says.
+    pub(crate) fn settle(self, flaws: &[Flaw], is_certain: bool) {
         let mut rest = Some(self.run);
-        for bad in bad {
-            if is_certain {
-                self.validity.invalidate(*bad);
+        for flaw in flaws {
+            let bad = flaw.run;
+            if is_certain && flaw.is_wrong {
+                self.validity.invalidate(bad);
             }
             if let Some(good) = rest.and_then(|rest| rest.first_until(bad.start())) {
                 self.validity.trust(good, self.since);
@@ -435,11 +445,6 @@ impl Look<'_> {
         if let Some(good) = rest {
             self.validity.trust(good, self.since);
         }
-    }
-
-    /// Drops the run.
-    pub(crate) fn drop_all(self) {
-        self.validity.invalidate(self.run);
     }
 }
 

@@ -34,6 +34,7 @@ mod erase;
 mod inspect;
 mod open;
 mod read;
+mod retry;
 mod store;
 mod stored;
 
@@ -56,8 +57,11 @@ use crate::place::Places;
 use crate::port::{Barrier, Calls, Port};
 use crate::run::Run;
 use crate::stats::{CacheHealth, Counts};
-use crate::sync::{AtomicUsize, Ordering};
+use crate::sync::{AtomicUsize, Lock, Ordering};
 
+use retry::Retry;
+
+pub(crate) use crate::bitmap::Flaw;
 pub use inspect::{CacheFileInfo, HeaderDamage, Inspection, inspect};
 pub(crate) use read::{Hit, Looked, NotValid};
 pub(crate) use stored::stored_total_blocks;
@@ -77,6 +81,10 @@ pub(crate) struct CacheFile<C> {
     state: AtomicUsize,
     /// Held while the file is opened, so that it is opened once.
     opening: async_lock::Mutex<()>,
+    /// When a read tries next to open the file.
+    retry: Lock<Retry>,
+    /// Blocks whose bits may have gone wrong in the file: a write of them, or of their neighbours, failed.
+    torn_bits: Lock<Option<Run>>,
     /// Who writes which bytes of the bitmap.
     bitmap_writers: FlightTable,
 }
@@ -132,6 +140,8 @@ impl<C: CacheOps> CacheFile<C> {
             verify,
             state: AtomicUsize::new(CLOSED),
             opening: async_lock::Mutex::new(()),
+            retry: Lock::default(),
+            torn_bits: Lock::default(),
             bitmap_writers: FlightTable::default(),
         })
     }
@@ -150,17 +160,9 @@ impl<C: CacheOps> CacheFile<C> {
     fn opened_as(&self) -> Option<Checksums> {
         match self.state.load(Ordering::Acquire) {
             CLOSED => None,
-            LEGACY => Some(Checksums::Absent),
+            LEGACY | LEGACY_SHORT => Some(Checksums::Absent),
             _ => Some(Checksums::Xxh3),
         }
-    }
-
-    fn set_open(&self, checksums: Checksums) {
-        let state = match checksums {
-            Checksums::Absent => LEGACY,
-            Checksums::Xxh3 => CHECKED,
-        };
-        self.state.store(state, Ordering::Release);
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -288,6 +290,7 @@ impl<C: CacheOps> CacheFile<C> {
     ///
     /// Cancellation is strict: a dropped flush promises nothing and takes nothing back.
     pub(crate) async fn flush(&self) -> GibbloxResult<()> {
+        let mended = self.mend_bits().await;
         let result = self.calls().flush().await;
         if result.is_err() {
             match self.opened_as() {
@@ -296,11 +299,13 @@ impl<C: CacheOps> CacheFile<C> {
                 Some(Checksums::Absent) => self.validity.drop_trusted(),
             }
         }
-        result
+        result.and(mended)
     }
 }
 
 /// The states of a file.
 const CLOSED: usize = 0;
 const LEGACY: usize = 1;
-const CHECKED: usize = 2;
+/// A file of 0.0.1 that is too short, and that the backend would not repair.
+const LEGACY_SHORT: usize = 2;
+const CHECKED: usize = 3;

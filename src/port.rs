@@ -12,13 +12,13 @@
 //! Knows offsets, and no blocks. What a bypass means for the blocks is the [`Barrier`]'s, which the port raises and
 //! lowers; it is handed in with each view ([`Port::calls`]), so that the port holds no reference upwards.
 //!
-//! A file that is opened makes many calls, most of which may succeed on a disk that takes no writes. So the calls of
-//! [`Calls::opening`] neither begin nor end a row of failures; the opening as a whole does, by
-//! [`Calls::opening_failed`].
+//! Opening a file takes many calls, most of which may succeed on a disk that takes no writes, and a read of several
+//! blocks that fails is tried again in smaller pieces. So there are [quiet](Calls::quiet) calls, which neither begin nor
+//! end a row of failures. The job as a whole does, by [`Calls::settle`].
 //!
 //! # What was not done
 //!
-//! A deadline for a call: it takes a clock. A retry of a call that failed: the caller knows whether a smaller one helps.
+//! A deadline for a call: it takes a clock. Trying a call again that failed: the caller knows whether a smaller one helps.
 
 mod trouble;
 
@@ -62,12 +62,12 @@ pub(crate) enum Unread {
     Failed(GibbloxError),
     /// No call was made: the backend is bypassed, or there is no memory.
     Refused(GibbloxError),
-    /// The array ends before.
+    /// A call returned 0 before all was there.
     Short(GibbloxError),
 }
 
 impl Unread {
-    /// What to tell a caller who wants the bytes and nothing else.
+    /// What to tell a caller that wants the bytes.
     pub(crate) fn into_error(self) -> GibbloxError {
         match self {
             Self::Failed(error) | Self::Refused(error) | Self::Short(error) => error,
@@ -236,14 +236,14 @@ impl<C: CacheOps> Port<C> {
 }
 
 impl<C: CacheOps, B: Barrier> Calls<'_, C, B> {
-    /// The same, for a file that is being opened.
-    pub(crate) const fn opening(mut self) -> Self {
+    /// The same calls, none of which counts in the row of failures. The caller [settles](Self::settle) for all of them.
+    pub(crate) const fn quiet(mut self) -> Self {
         self.in_row = false;
         self
     }
 
-    /// The opening is over, for better or worse.
-    pub(crate) fn opened(&self, ok: bool) {
+    /// Counts several quiet calls as one in the row of failures.
+    pub(crate) fn settle(&self, ok: bool) {
         if ok {
             self.port.bypass.succeeded();
         } else {
@@ -282,8 +282,8 @@ impl<C: CacheOps, B: Barrier> Calls<'_, C, B> {
         self.port.reads.failed(offset, error);
     }
 
-    /// Fills `out`, or says why not. That a call failed [is to be told](Self::read_is_failure) by the caller, who may
-    /// want to look at the blocks before a bypass puts them out of sight.
+    /// Fills `out`, or says why not. Quiet in the row of failures: the caller may want to look at its blocks, or at a
+    /// smaller piece, before a bypass puts them out of sight, and [settles](Self::settle) then.
     pub(crate) async fn read_all(&self, offset: u64, out: &mut [u8]) -> Result<(), Unread> {
         if self.port.is_bypassed() {
             return Err(Unread::Refused(bypassed()));
@@ -291,7 +291,7 @@ impl<C: CacheOps, B: Barrier> Calls<'_, C, B> {
         let asked = out.len();
         match self.ask(offset, out).await {
             Ok(got) if got == asked => {
-                self.answered(&self.port.reads);
+                self.port.reads.answered();
                 Ok(())
             }
             Ok(got) => {
@@ -302,16 +302,6 @@ impl<C: CacheOps, B: Barrier> Calls<'_, C, B> {
             Err(error) => {
                 self.read_failed(offset, &error);
                 Err(Unread::Failed(error))
-            }
-        }
-    }
-
-    /// Counts what [`read_all`](Self::read_all) said in the row of failures. A short answer is none: it tells that the
-    /// array is shorter.
-    pub(crate) fn settle(&self, read: Result<(), &Unread>) {
-        if let Err(Unread::Failed(_)) = read {
-            if self.in_row {
-                self.failed();
             }
         }
     }

@@ -225,21 +225,24 @@ pub struct ScrubReport {
     pub scanned_blocks: u64,
     /// Of these, blocks that match their checksum.
     pub intact_blocks: u64,
-    /// Of these, blocks that do not match or could not be read. They are no longer valid.
+    /// Of these, blocks that do not match. They are no longer valid.
     pub dropped_blocks: u64,
+    /// Of these, blocks that could not be read. They stay valid.
+    pub unread_blocks: u64,
     /// Of these, blocks of a file without checksums: there is nothing to compare them with. They stay valid.
     pub unchecked_blocks: u64,
 }
 
 impl ScrubReport {
-    /// Counts a run of `scanned` blocks, of which `dropped` are no longer valid.
-    pub(crate) fn add(&mut self, scanned: u64, dropped: u64, compared: bool) {
+    /// Counts a run of `scanned` blocks, of which `dropped` are no longer valid, and `unread` could not be read.
+    pub(crate) const fn add(&mut self, scanned: u64, dropped: u64, unread: u64, compared: bool) {
         self.scanned_blocks += scanned;
         self.dropped_blocks += dropped;
+        self.unread_blocks += unread;
         if compared {
-            self.intact_blocks += scanned - dropped;
+            self.intact_blocks += scanned - dropped - unread;
         } else {
-            self.unchecked_blocks += scanned - dropped;
+            self.unchecked_blocks += scanned - dropped - unread;
         }
     }
 }
@@ -311,6 +314,13 @@ impl Counts {
 
     fn plain_blocks(&self) -> u64 {
         self.sum(|counts| counts.plain_hits.get() + counts.plain_hits_further_blocks.get())
+    }
+
+    /// Calls of the backend that failed so far, of all kinds.
+    pub(crate) fn backend_failures(&self) -> u64 {
+        self.backend_read_failures.get()
+            + self.backend_write_failures.get()
+            + self.backend_flush_failures.get()
     }
 
     /// Requests that were plain hits so far.

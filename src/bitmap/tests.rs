@@ -186,7 +186,7 @@ fn what_no_reader_asked_for_is_valid_and_trusted_once_it_was_compared() {
 }
 
 #[test]
-fn a_look_trusts_what_matches_and_drops_what_does_not_if_that_is_certain() {
+fn a_look_trusts_what_matches_drops_what_does_not_if_that_is_certain_and_keeps_what_is_unread() {
     let run = Run::block(3).until(9);
     for is_certain in [false, true] {
         let validity = validity();
@@ -194,13 +194,14 @@ fn a_look_trusts_what_matches_and_drops_what_does_not_if_that_is_certain() {
         validity.distrust_all();
         let look = validity.look(run).expect("valid");
         assert!(!look.is_trusted() && !look.is_disturbed());
-        let bad = [Run::block(3), Run::block(5).until(7)];
-        look.settle(&bad, is_certain);
+        let flaw = |run, is_wrong| Flaw { run, is_wrong };
+        let wrong = Run::block(5).until(7);
+        look.settle(&[flaw(Run::block(3), false), flaw(wrong, true)], is_certain);
         for lba in 3..9 {
-            let is_bad = [3, 5, 6].contains(&lba);
+            let is_wrong = [5, 6].contains(&lba);
             let block = Run::block(lba);
-            assert_eq!(validity.is_trusted(block), !is_bad, "{lba}");
-            let valid = u64::from(!is_bad || !is_certain);
+            assert_eq!(validity.is_trusted(block), lba != 3 && !is_wrong, "{lba}");
+            let valid = u64::from(!is_wrong || !is_certain);
             assert_eq!(validity.count_valid(block), valid, "{lba}");
         }
     }

@@ -27,7 +27,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use smallvec::{SmallVec, smallvec};
 
 use crate::backend::CacheOps;
-use crate::file::{CacheFile, Looked, NotValid};
+use crate::file::{CacheFile, Flaw, Looked, NotValid};
 use crate::flight::{Claim, Fetch, FlightTable, Follow, Outcome};
 use crate::geometry::Geometry;
 use crate::policy::{FetchPolicy, Plan};
@@ -359,16 +359,24 @@ where
         }
     }
 
-    /// Reads a part that was valid. Blocks that turn out not to be go again, on the way `otherwise`.
+    /// Reads a part that was valid. Blocks that turn out not to be go again, on the way `otherwise`. Blocks that could not
+    /// be read come from the source, and stay as they are in the cache.
     async fn read_cached<'b>(&self, part: Part<'b>, otherwise: Way) -> Served<'b> {
         let mut unsettled = part.unsettled;
-        let (bad, way) = match self.file.read(part.run, part.buf).await {
-            Ok(Looked { bad, settled: true }) => (bad, otherwise),
-            Err(NotValid) => (smallvec![part.run], otherwise),
-            Ok(Looked { bad, .. }) => {
+        let (flaws, way) = match self.file.read(part.run, part.buf).await {
+            Err(NotValid) => {
+                let run = part.run;
+                let all = Flaw {
+                    run,
+                    is_wrong: true,
+                };
+                (smallvec![all], otherwise)
+            }
+            Ok(Looked { flaws, settled, .. }) if settled => (flaws, otherwise),
+            Ok(Looked { flaws, .. }) => {
                 unsettled += 1;
                 let direct = unsettled == MOST_UNSETTLED;
-                (bad, if direct { Way::Direct } else { Way::Claim })
+                (flaws, if direct { Way::Direct } else { Way::Claim })
             }
         };
         let count_valid = |run| self.file.count_valid(run);
@@ -378,7 +386,8 @@ where
         }
         let mut rest = Some(part);
         let mut again = Parts::new();
-        for run in bad {
+        for Flaw { run, is_wrong } in flaws {
+            let way = if is_wrong { way } else { Way::Direct };
             let (_, from) = rest.map_or((None, None), |rest| self.split(rest, run.start()));
             let (bad, after) = from.map_or((None, None), |from| self.split(from, run.end()));
             again.extend(bad.map(|bad| Part {

@@ -34,7 +34,8 @@ impl<C: CacheOps> Scrubbing<'_, C> {
     pub(crate) async fn device(&self, mut tell: Option<Tell<'_>>) -> GibbloxResult<ScrubReport> {
         self.file.ready().await?;
         let mut report = ScrubReport::default();
-        let mut written = Ok(());
+        let mut result = Ok(());
+        let since = self.file.epoch();
         let mut window = Vec::new();
         let mut rest = Run::new(0, self.geometry.total_blocks());
         while let Some(run) = rest {
@@ -47,12 +48,14 @@ impl<C: CacheOps> Scrubbing<'_, C> {
                     // Some of it was dropped just now: what is valid has changed.
                     continue;
                 };
-                written = written.and(scrubbed.written);
+                let compared = self.file.has_checksums();
                 report.add(
                     scanned.blocks(),
                     scrubbed.dropped_blocks,
-                    self.file.has_checksums(),
+                    scrubbed.unread_blocks,
+                    compared,
                 );
+                result = result.and(scrubbed.result);
                 if let Some(tell) = &mut tell {
                     tell(&report);
                 }
@@ -64,10 +67,11 @@ impl<C: CacheOps> Scrubbing<'_, C> {
             dropped_blocks = report.dropped_blocks,
             "scrubbed the cache"
         );
-        written?;
         if report.dropped_blocks != 0 {
-            self.flushing.flush_cache().await?;
+            let flushed = self.flushing.flush_cache().await;
+            // As for blocks that are dropped on request: what was written before another flush failed may be lost.
+            result = result.and(flushed).and(self.file.kept_since(since));
         }
-        Ok(report)
+        result.map(|()| report)
     }
 }

@@ -1,17 +1,21 @@
 //! Opening: a file that matches is used, anything else is rebuilt. The orders of writes are the format's.
 
+use core::ops::Range;
+
 use gibblox_core::GibbloxResult;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::backend::CacheOps;
 use crate::bitmap::{Validity, any_set};
-use crate::error::not_open;
+use crate::error::{not_open, short_read};
 use crate::format::checksum::Checksums;
-use crate::format::header::{Header, Reason, UNREADABLE};
+use crate::format::header::{Header, PREFIX_BYTES, Reason, UNREADABLE};
 use crate::port::{Calls, ReadPieces};
+use crate::sync::Ordering;
 
-use super::CacheFile;
-use super::stored::{Pieces, present_blocks, read_header};
+use super::retry::Retry;
+use super::stored::{Pieces, count_bits, present_blocks, read_header};
+use super::{CHECKED, CacheFile, LEGACY, LEGACY_SHORT};
 
 /// What becomes of a backend that holds no file of this source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,14 +50,23 @@ impl<C: CacheOps> CacheFile<C> {
         self.open_alone(Otherwise::Leave).await
     }
 
-    /// [`open`](Self::open), unless another task is at it: one that only reads does not wait for a sick backend.
+    /// [`open`](Self::open), unless another task is at it, or the last attempt failed a moment ago: a task that only
+    /// reads does not wait for a sick backend.
     pub(super) async fn open_unless_busy(&self) {
-        if self.is_open() {
+        if self.is_open() || !self.retry.with(Retry::is_due) {
             return;
         }
         if let Some(_alone) = self.opening.try_lock() {
             // It was counted and logged where it failed, and the read goes on without the cache.
             let _ = self.open_alone(Otherwise::Rebuild).await;
+        }
+    }
+
+    /// Whether blocks may be stored, and how.
+    pub(super) fn stores_as(&self) -> Option<Checksums> {
+        match self.state.load(Ordering::Acquire) {
+            LEGACY_SHORT => None,
+            _ => self.opened_as(),
         }
     }
 
@@ -65,24 +78,47 @@ impl<C: CacheOps> CacheFile<C> {
         self.check_used()?;
         // An earlier attempt may have got half way.
         self.validity.clear();
-        let calls = self.calls();
+        let calls = self.calls().quiet();
+        let failures_before = self.counts().backend_failures();
+        let opened = self.find_or_rebuild(&calls, otherwise).await;
+        match opened {
+            Ok(state) => {
+                calls.settle(true);
+                self.retry.with(core::mem::take);
+                // Last: until here no block counts as valid, and none is stored.
+                self.state.store(state, Ordering::Release);
+                Ok(())
+            }
+            Err(error) => {
+                self.retry.with(Retry::failed);
+                if self.counts().backend_failures() != failures_before {
+                    calls.settle(false);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens what is there, or rebuilds it; the state that the file is in then.
+    async fn find_or_rebuild(
+        &self,
+        calls: &Calls<'_, C, Validity>,
+        otherwise: Otherwise,
+    ) -> GibbloxResult<usize> {
         let header = Header::new(self.geometry, &self.identity)?;
-        let checksums = match self.find(&calls, header).await? {
-            Found::Ours(checksums) => {
-                self.load(&calls, checksums).await?;
-                checksums
-            }
-            Found::Other | Found::Nothing(_) if otherwise == Otherwise::Leave => {
-                return Err(not_open());
-            }
+        let mut found = self.find(calls, header).await?;
+        if !matches!(found, Found::Ours(_)) {
+            // What is not ours is rebuilt, and one answer is not a fact.
+            found = self.find(calls, header).await?;
+        }
+        match found {
+            Found::Ours(checksums) => self.load(calls, checksums).await,
+            Found::Other | Found::Nothing(_) if otherwise == Otherwise::Leave => Err(not_open()),
             why => {
-                self.rebuild(&calls, header, why).await?;
-                Checksums::Xxh3
+                self.rebuild(calls, header, why).await?;
+                Ok(CHECKED)
             }
-        };
-        // Last: until here no block counts as valid, and none is stored.
-        self.set_open(checksums);
-        Ok(())
+        }
     }
 
     /// Whose file it is.
@@ -104,44 +140,66 @@ impl<C: CacheOps> CacheFile<C> {
         })
     }
 
-    /// Takes in the bitmap of a file whose header matches.
+    /// Takes in the bitmap of a file whose header matches; the state that the file is in then.
+    ///
+    /// Of a file that is too short, what is missing is not valid, and the rest is served, also where the backend
+    /// refuses to repair it. Without checksums nothing is stored there then: the file would grow over bits that claim
+    /// its holes to be data (I6). With checksums a hole matches none.
     async fn load(
         &self,
         calls: &Calls<'_, C, Validity>,
         checksums: Checksums,
-    ) -> GibbloxResult<()> {
+    ) -> GibbloxResult<usize> {
         let blocks = present_blocks(calls, &self.layout, checksums).await?;
         let complete = blocks == self.geometry.total_blocks();
         let bitmap = self.layout.bitmap();
         let mut pieces = Pieces::of(bitmap.clone())?;
+        let mut repaired = Ok(());
         while let Some((at, piece)) = pieces.next() {
-            let got = calls.read_some(at, piece).await?;
+            let mut got = calls.read_some(at, piece).await?;
+            if got < piece.len() {
+                got = calls.read_some(at, piece).await?;
+            }
+            if got < piece.len() && blocks != 0 {
+                // There is data further on, so this is no end.
+                return Err(short_read("the cache backend", got, piece.len()));
+            }
             if let Some(missing) = piece.get_mut(got..) {
                 missing.fill(0);
             }
             let first_byte = at - bitmap.start;
             let ignored = self.validity.load(first_byte, piece, blocks)?;
-            if ignored && !complete {
-                // Before the file grows again. Afterwards a bit of a hole would claim that its zeros are data (I6).
+            if ignored && !complete && repaired.is_ok() {
                 self.validity.encode(first_byte, None, piece);
-                calls.write(at, piece).await?;
+                repaired = calls.write(at, piece).await;
             }
         }
-        if !complete {
-            calls.flush().await?;
-            calls.set_len(self.layout.len(checksums)).await?;
+        if !complete && repaired.is_ok() {
+            repaired = match calls.flush().await {
+                Ok(()) => calls.set_len(self.layout.len(checksums)).await,
+                Err(error) => Err(error),
+            };
         }
         debug!(
             identity = self.identity,
             cached_blocks = self.validity.valid_blocks(),
             checksums = ?checksums,
             complete,
+            repaired = repaired.is_ok(),
             "opened the cache file"
         );
-        Ok(())
+        Ok(match (checksums, repaired) {
+            (Checksums::Xxh3, _) => CHECKED,
+            (Checksums::Absent, Ok(())) => LEGACY,
+            (Checksums::Absent, Err(_)) => LEGACY_SHORT,
+        })
     }
 
     /// Makes an empty file of what is there. The order of writes is the format's.
+    ///
+    /// Cost: two flushes, a change of length and a look at the bitmap where there was nothing. Otherwise three flushes, two
+    /// changes of length, and zeros over the bitmap; over the checksums too, on a backend that cannot be cut off (a
+    /// partition).
     async fn rebuild(
         &self,
         calls: &Calls<'_, C, Validity>,
@@ -149,25 +207,63 @@ impl<C: CacheOps> CacheFile<C> {
         why: Found,
     ) -> GibbloxResult<()> {
         debug!(identity = self.identity, why = ?why, "rebuilding the cache file");
-        if why != Found::Nothing(Reason::Empty) {
+        let is_new = why == Found::Nothing(Reason::Empty);
+        if !is_new {
+            self.tell_loss(calls, why).await;
             // What the old header described is about to be overwritten, and a loss of power may keep that and the
-            // header (I6). Zeros that are there already may not have reached the medium; they are not written again,
-            // since another process may be about to write a header of the same source over them.
-            if why != Found::Nothing(Reason::Blank) {
-                calls.write(0, &UNREADABLE).await?;
-            }
+            // header (I6). Also where zeros are read: they may not have reached the medium.
+            calls.write(0, &UNREADABLE).await?;
             calls.flush().await?;
+            // Old checksums match old blocks of the same source, so they must not come back beside a new bit. Only they
+            // are cut off: another process may be serving this source from the data.
+            calls.set_len(self.layout.sums().start).await?;
         }
+        let is_cut = is_new || calls.read_some(self.layout.sums().start, &mut [0]).await? == 0;
         calls.set_len(self.layout.len(Checksums::Xxh3)).await?;
-        self.zero_bitmap(calls).await?;
+        if is_new {
+            self.zero_where_set(calls, self.layout.bitmap()).await?;
+        } else {
+            // What is read there need not be what the medium holds: a flush may have failed before.
+            self.zero(calls, self.layout.bitmap()).await?;
+        }
+        if !is_cut {
+            self.zero(calls, self.layout.sums()).await?;
+        }
         calls.flush().await?;
         calls.write(0, &header.encode(Checksums::Xxh3)?).await?;
         calls.flush().await
     }
 
-    /// Writes zeros where the bitmap has anything else, which a new file does not.
-    async fn zero_bitmap(&self, calls: &Calls<'_, C, Validity>) -> GibbloxResult<()> {
-        let mut pieces = Pieces::of(self.layout.bitmap())?;
+    /// Says whose cache is thrown away, and how much was in it, if any subscriber listens.
+    async fn tell_loss(&self, calls: &Calls<'_, C, Validity>, why: Found) {
+        if why == Found::Nothing(Reason::Blank) || !tracing::enabled!(tracing::Level::WARN) {
+            return;
+        }
+        let stored = read_header(calls, PREFIX_BYTES, LONGEST_IDENTITY_BYTES).await;
+        let Ok(Ok(stored)) = stored else {
+            warn!(why = ?why, "what is no cache file of this version is overwritten with one");
+            return;
+        };
+        let Ok(parsed) = stored.parsed() else {
+            warn!(why = ?why, "a damaged cache file is thrown away");
+            return;
+        };
+        let blocks = parsed.geometry.total_blocks();
+        let lost_blocks = count_bits(calls, &parsed.layout, blocks).await;
+        warn!(
+            of = parsed.identity,
+            lost_blocks = lost_blocks.unwrap_or_default(),
+            "the cache of another source is thrown away"
+        );
+    }
+
+    /// Writes zeros where `region` has anything else, which a new file does not.
+    async fn zero_where_set(
+        &self,
+        calls: &Calls<'_, C, Validity>,
+        region: Range<u64>,
+    ) -> GibbloxResult<()> {
+        let mut pieces = Pieces::of(region)?;
         while let Some((at, piece)) = pieces.next() {
             let got = calls.read_some(at, piece).await?;
             if got < piece.len() || any_set(piece) {
@@ -177,4 +273,16 @@ impl<C: CacheOps> CacheFile<C> {
         }
         Ok(())
     }
+
+    /// Writes zeros over `region`.
+    async fn zero(&self, calls: &Calls<'_, C, Validity>, region: Range<u64>) -> GibbloxResult<()> {
+        let mut pieces = Pieces::of(region)?;
+        while let Some((at, piece)) = pieces.next() {
+            calls.write(at, piece).await?;
+        }
+        Ok(())
+    }
 }
+
+/// The longest identity that is read in order to say whose cache is lost.
+const LONGEST_IDENTITY_BYTES: u32 = 1 << 10;

@@ -2,29 +2,36 @@
 //!
 //! ```text
 //!   look ──► bytes ──► checksums, if any of the run has to be compared ──► settle
-//!     ▲                                                                      │
-//!     └────────── blocks lost what they had meanwhile; once ─────────────────┘
+//!     ▲        └─ failed: halves, and halves of these, until single blocks ──►│
+//!     └────────── blocks lost what they had meanwhile; once ──────────────────┘
 //! ```
 //!
-//! Bytes go straight into the caller's buffer. What does not match its checksum is dropped and named, so that the caller
-//! fetches it. While a read waits for the backend, another task may drop a block, fetch it again and overwrite it, and
-//! that write may fail and leave garbage. So a read is believed only if no block lost what it had meanwhile, or if it
-//! matches its checksums. Otherwise it looks once more and compares everything.
+//! Bytes go straight into the caller's buffer. A block that does not match its checksum is dropped and named, so that the
+//! caller fetches it. A block that could not be read is named too, and stays as it is (I8): the read may have failed for
+//! a moment. A read of several blocks that fails is tried in smaller pieces, so that a bad sector costs one block. A
+//! backend of which no piece can be read is left alone after two single blocks.
+//!
+//! While a read waits for the backend, another task may drop a block, fetch it again and overwrite it, and that write
+//! may fail and leave garbage. So a read is believed only if no block lost what it had meanwhile, or if it matches its
+//! checksums. Otherwise it looks once more and compares everything.
 
-use gibblox_core::GibbloxResult;
+use alloc::boxed::Box;
+
+use gibblox_core::{GibbloxError, GibbloxResult};
 use smallvec::{SmallVec, smallvec};
 use tracing::warn;
 
 use crate::backend::CacheOps;
-use crate::bitmap::{Look, Sight};
+use crate::bitmap::{Flaw, Look, Sight};
 use crate::config::VerifyPolicy;
-use crate::error::short_read;
-use crate::format::checksum::SUM_BYTES;
+use crate::error::{bypassed, short_read};
+use crate::format::checksum::{Checksums, SUM_BYTES};
 use crate::format::layout::Layout;
 use crate::place::pieces;
 use crate::port::Unread;
 use crate::run::Run;
 
+use super::stored::present_blocks;
 use super::{CacheFile, zeroed};
 
 /// How often a run is looked at where blocks are dropped meanwhile: the second time everything is compared.
@@ -33,8 +40,8 @@ const LOOKS: usize = 2;
 /// A run that was found trusted, hence one backend read away.
 pub(crate) type Hit = Sight;
 
-/// Runs that have to be fetched. Mostly none.
-pub(crate) type Unreadable = SmallVec<[Run; 1]>;
+/// Parts of a run that are not to be believed, in order. Mostly none.
+pub(crate) type Flaws = SmallVec<[Flaw; 1]>;
 
 /// Which blocks of a read are compared with their checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +55,12 @@ enum Compare {
 #[derive(Debug)]
 pub(crate) struct Looked {
     /// What could not be read or did not match. What `buf` holds of it is of no use.
-    pub(crate) bad: Unreadable,
-    /// Whether `bad` is certain, and no longer valid. Otherwise blocks were dropped meanwhile, maybe these.
+    pub(crate) flaws: Flaws,
+    /// Whether what [is wrong](Flaw::is_wrong) is certain, and no longer valid. Otherwise blocks were dropped meanwhile,
+    /// maybe these.
     pub(crate) settled: bool,
+    /// Why the first block was not read that was not read.
+    pub(crate) error: Option<GibbloxError>,
 }
 
 /// A run lost blocks since it was found valid: the caller looks again.
@@ -61,9 +71,49 @@ pub(crate) struct NotValid;
 #[derive(Debug)]
 pub(crate) struct Scrubbed {
     pub(crate) dropped_blocks: u64,
-    /// Whether the file knows what was dropped.
-    pub(crate) written: GibbloxResult<()>,
+    /// Blocks that could not be read, and were kept.
+    pub(crate) unread_blocks: u64,
+    /// Whether all could be read, and the file knows what was dropped.
+    pub(crate) result: GibbloxResult<()>,
 }
+
+/// What reading a run piece by piece found.
+#[derive(Debug, Default)]
+struct Findings {
+    flaws: Flaws,
+    error: Option<GibbloxError>,
+    /// Whether a block was not there twice: the file is shorter than it was.
+    is_short: bool,
+    /// Whether anything was read.
+    any_read: bool,
+    /// Whether a call failed.
+    any_failed: bool,
+}
+
+impl Findings {
+    fn wrong(&mut self, run: Run) {
+        self.add(run, true);
+    }
+
+    fn unread(&mut self, run: Run, why: Unread) {
+        self.add(run, false);
+        self.any_failed |= matches!(why, Unread::Failed(_));
+        self.error.get_or_insert(why.into_error());
+    }
+
+    fn add(&mut self, run: Run, is_wrong: bool) {
+        let last = self.flaws.last_mut();
+        let last = last.filter(|last| last.is_wrong == is_wrong);
+        let joined = last.as_ref().and_then(|last| last.run.join(run));
+        match (last, joined) {
+            (Some(last), Some(joined)) => last.run = joined,
+            _ => self.flaws.push(Flaw { run, is_wrong }),
+        }
+    }
+}
+
+/// So many single blocks that fail, with nothing read before, and the rest is not tried.
+const SINGLES: usize = 2;
 
 impl<C: CacheOps> CacheFile<C> {
     // ---- plain hits ----
@@ -141,21 +191,28 @@ impl<C: CacheOps> CacheFile<C> {
     }
 
     /// Reads `run`, which was valid, into `buf`, which is as long, and compares all of it. What is dropped is dropped
-    /// in the file too. Returns how many blocks that were.
+    /// in the file too. What cannot be read stays.
     ///
     /// Cost: as [`read`](Self::read), and one write where anything is dropped.
     pub(crate) async fn scrub(&self, run: Run, buf: &mut [u8]) -> Result<Scrubbed, NotValid> {
-        let Looked { bad, settled } = self.look(run, buf, Compare::Everything).await?;
-        if !settled && !bad.is_empty() {
+        let looked = self.look(run, buf, Compare::Everything).await?;
+        let blocks = |is_wrong| {
+            let flaws = looked.flaws.iter();
+            let flaws = flaws.filter(|flaw| flaw.is_wrong == is_wrong);
+            flaws.map(|flaw| flaw.run.blocks()).sum()
+        };
+        let (dropped_blocks, unread_blocks) = (blocks(true), blocks(false));
+        if !looked.settled && dropped_blocks != 0 {
             return Err(NotValid);
         }
-        let mut written = Ok(());
-        if !bad.is_empty() {
-            written = self.write_bits(run).await;
+        let mut result = looked.error.map_or(Ok(()), Err);
+        if dropped_blocks != 0 {
+            result = self.write_bits(run).await.and(result);
         }
         Ok(Scrubbed {
-            dropped_blocks: bad.iter().map(|run| run.blocks()).sum(),
-            written,
+            dropped_blocks,
+            unread_blocks,
+            result,
         })
     }
 
@@ -166,40 +223,94 @@ impl<C: CacheOps> CacheFile<C> {
             // been repaired since they were read. After a look that was disturbed comparing tells more than looking.
             let comparing = self.has_checksums()
                 && (looked_before || compare == Compare::Everything || self.must_compare(look));
-            let read = match self.read_data(run, buf).await {
-                Ok(()) if comparing => self.find_mismatches(run, buf).await,
-                Ok(()) => Ok(Unreadable::new()),
-                Err(why) => Err(why),
-            };
+            let mut found = Findings::default();
+            match self.read_piece(run, buf, comparing, &mut found).await {
+                Ok(()) => {}
+                Err(Unread::Refused(error)) => found.unread(run, Unread::Refused(error)),
+                // Boxed, since it is rare, and would make the future of every read larger.
+                Err(why) => {
+                    Box::pin(self.read_smaller(run, buf, comparing, why, &mut found)).await;
+                }
+            }
             let settled = !look.is_disturbed();
-            // Not before: a bypass that this begins is no reason to keep what could not be read.
-            self.calls().settle(read.as_ref().map(drop));
-            match read {
-                // What matches is right, whatever happened meanwhile; what does not may have been repaired.
-                Ok(bad) if settled || comparing => {
-                    if settled {
-                        bad.iter().for_each(|run| self.mismatched(*run));
-                    }
-                    look.settle(&bad, settled);
-                    return Ok(Looked { bad, settled });
+            // Not before: a bypass that this begins is no reason to look again.
+            if found.any_read || found.any_failed {
+                self.calls().settle(found.any_read);
+            }
+            if found.is_short {
+                Box::pin(self.truncated(&mut found)).await;
+            }
+            // What matches is right, whatever happened meanwhile; what does not may have been repaired.
+            if settled || comparing {
+                if settled {
+                    let wrong = found.flaws.iter().filter(|flaw| flaw.is_wrong);
+                    wrong.for_each(|flaw| self.mismatched(flaw.run));
                 }
-                Err(why) if settled => {
-                    look.drop_all();
-                    if matches!(why, Unread::Short(_)) {
-                        self.truncated().await;
-                    }
-                    return Ok(Looked {
-                        bad: smallvec![run],
-                        settled,
-                    });
-                }
-                Ok(_) | Err(_) => {}
+                look.settle(&found.flaws, settled);
+                return Ok(Looked {
+                    flaws: found.flaws,
+                    settled,
+                    error: found.error,
+                });
             }
         }
         Ok(Looked {
-            bad: smallvec![run],
+            flaws: smallvec![Flaw {
+                run,
+                is_wrong: true
+            }],
             settled: false,
+            error: None,
         })
+    }
+
+    /// Reads `run`, of which reading all at once failed, in smaller pieces.
+    async fn read_smaller(
+        &self,
+        run: Run,
+        buf: &mut [u8],
+        comparing: bool,
+        why: Unread,
+        found: &mut Findings,
+    ) {
+        // What is still to be tried, the first of it last. Each is as long as all that was split off before it, so these
+        // are few.
+        let mut rest: SmallVec<[(Run, Option<Unread>); 2]> = smallvec![(run, Some(why))];
+        let mut singles = 0;
+        while let Some((part, failed)) = rest.pop() {
+            let from = self.geometry.len_bytes(part.start() - run.start());
+            let len = self.geometry.len_bytes(part.blocks());
+            let piece = buf.get_mut(from..).and_then(|buf| buf.get_mut(..len));
+            let piece = piece.unwrap_or_default();
+            let tried = match failed {
+                Some(why) => Err(why),
+                None if singles >= SINGLES && !found.any_read => Err(Unread::Refused(bypassed())),
+                None => self.read_piece(part, piece, comparing, found).await,
+            };
+            let why = match tried {
+                Ok(()) => continue,
+                Err(why) => why,
+            };
+            if matches!(why, Unread::Refused(_)) {
+                found.unread(part, why);
+            } else if let Some((first, second)) = part.halves() {
+                rest.push((second, None));
+                rest.push((first, None));
+            } else if matches!(why, Unread::Short(_)) {
+                // One short answer is not a fact.
+                match self.read_piece(part, piece, comparing, found).await {
+                    Ok(()) => {}
+                    Err(again) => {
+                        found.is_short |= matches!(again, Unread::Short(_));
+                        found.unread(part, again);
+                        singles += 1;
+                    }
+                }
+            } else {
+                found.unread(part, why);
+                singles += 1;
+            }
+        }
     }
 
     /// Whether the policy wants a run compared before it is served.
@@ -209,6 +320,22 @@ impl<C: CacheOps> CacheFile<C> {
             VerifyPolicy::OnEveryRead => true,
             VerifyPolicy::Never => self.validity.was_distrusted() && !look.is_trusted(),
         }
+    }
+
+    /// Reads `run` into `buf`, which is as long, and compares it if that is wanted.
+    async fn read_piece(
+        &self,
+        run: Run,
+        buf: &mut [u8],
+        comparing: bool,
+        found: &mut Findings,
+    ) -> Result<(), Unread> {
+        self.read_data(run, buf).await?;
+        if comparing {
+            self.find_mismatches(run, buf, found).await?;
+        }
+        found.any_read = true;
+        Ok(())
     }
 
     /// The data of `run`, into `buf`, which is as long.
@@ -224,42 +351,62 @@ impl<C: CacheOps> CacheFile<C> {
         Ok(())
     }
 
-    /// The blocks of `run`, which `buf` holds, that differ from their checksums.
-    async fn find_mismatches(&self, run: Run, buf: &[u8]) -> Result<Unreadable, Unread> {
-        let mut bad = Unreadable::new();
-        let mut blocks = (run.start()..).zip(buf.chunks_exact(self.geometry.len_bytes(1)));
+    /// The blocks of `run`, which `buf` holds, that differ from their checksums. Nothing is found where these cannot be
+    /// read.
+    async fn find_mismatches(
+        &self,
+        run: Run,
+        buf: &[u8],
+        found: &mut Findings,
+    ) -> Result<(), Unread> {
+        let sums = zeroed(Layout::sums_len(run), "checksums");
+        let mut sums = sums.map_err(Unread::Refused)?;
+        let mut rest = sums.as_mut_slice();
         for piece in pieces(run, |run| self.places.sums(run)) {
-            let sums = zeroed(Layout::sums_len(piece.run), "checksums");
-            let mut sums = sums.map_err(Unread::Refused)?;
-            self.calls().read_all(piece.offset_bytes, &mut sums).await?;
-            for (sum, (lba, block)) in sums.chunks_exact(SUM_BYTES).zip(&mut blocks) {
-                if self.hasher.sum(lba, block) == sum {
-                    continue;
-                }
-                let block_run = Run::block(lba);
-                let joined = bad.last().and_then(|last| last.join(block_run));
-                match (bad.last_mut(), joined) {
-                    (Some(last), Some(joined)) => *last = joined,
-                    _ => bad.push(block_run),
-                }
+            let len = Layout::sums_len(piece.run);
+            let Some((part, behind)) = core::mem::take(&mut rest).split_at_mut_checked(len) else {
+                break;
+            };
+            self.calls().read_all(piece.offset_bytes, part).await?;
+            rest = behind;
+        }
+        let blocks = buf.chunks_exact(self.geometry.len_bytes(1));
+        let sums = sums.chunks_exact(SUM_BYTES);
+        for ((lba, block), sum) in (run.start()..).zip(blocks).zip(sums) {
+            if self.hasher.sum(lba, block) != sum {
+                found.wrong(Run::block(lba));
             }
         }
-        Ok(bad)
+        Ok(())
     }
 
-    /// The file became shorter while it was open, and the next write makes it longer again, with a hole.
+    /// A block was not there: the file may have become shorter while it was open, and the next write makes it longer
+    /// again, with a hole. Drops what lies past the end.
     ///
-    /// A hole matches no checksum, so it is enough to compare everything again. Without checksums nothing is valid any
-    /// more, here and, as far as the backend lets it, in the file.
+    /// A hole matches no checksum, so what is left is compared again. Without checksums the bits of what is missing are
+    /// cleared in the file, as far as the backend lets it.
     #[cold]
-    async fn truncated(&self) {
-        if self.has_checksums() {
-            self.validity.distrust_all();
+    async fn truncated(&self, found: &mut Findings) {
+        let Some(checksums) = self.opened_as() else {
             return;
+        };
+        let present = present_blocks(&self.calls().quiet(), &self.layout, checksums).await;
+        let missing = present.map(|blocks| Run::new(blocks, self.geometry.total_blocks()));
+        let Ok(Some(missing)) = missing else {
+            return;
+        };
+        warn!(
+            first_lba = missing.start(),
+            "the cache file became shorter; what is missing is not valid any more"
+        );
+        self.validity.invalidate(missing);
+        for flaw in &mut found.flaws {
+            flaw.is_wrong |= flaw.run.start() >= missing.start();
         }
-        if let Some(device) = Run::new(0, self.geometry.total_blocks()) {
-            self.invalidate(device);
-            let _ = self.erase(device).await;
+        if checksums == Checksums::Xxh3 {
+            self.validity.distrust_all();
+        } else {
+            let _ = self.erase(missing).await;
         }
     }
 

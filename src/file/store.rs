@@ -16,8 +16,12 @@ use crate::format::checksum::{Checksums, SUM_BYTES};
 use crate::format::layout::Layout;
 use crate::place::pieces;
 use crate::run::Run;
+use crate::sync::Lock;
 
 use super::{CacheFile, zeroed};
+
+/// How many bits are mended by one write.
+const MENDED_BLOCKS: u64 = 1 << 15;
 
 impl<C: CacheOps> CacheFile<C> {
     /// Stores the bytes of `run` and makes it valid; returns how many of its blocks were not valid before. `asked` is the
@@ -29,7 +33,7 @@ impl<C: CacheOps> CacheFile<C> {
     /// Cost: one write of data and one of checksums a piece, one of the bitmap. Two of the bitmap where there are no
     /// checksums.
     pub(crate) async fn store(&self, run: Run, asked: Run, data: &[u8]) -> GibbloxResult<u64> {
-        let checksums = self.opened_as().ok_or_else(not_open)?;
+        let checksums = self.stores_as().ok_or_else(not_open)?;
         // Before anything is taken back that is only out of sight.
         self.check_used()?;
         // The file may have been opened after this fetch had begun, and hold what is about to be overwritten.
@@ -104,9 +108,46 @@ impl<C: CacheOps> CacheFile<C> {
         let bytes = Run::block(first).until(first + bytes);
         let _alone = self.bitmap_writers.alone(bytes).await;
         self.validity.encode(first, extra, &mut bits);
-        self.calls()
-            .write(self.layout.bitmap().start + first, &bits)
-            .await?;
-        Ok(then())
+        let offset = self.layout.bitmap().start + first;
+        let written = self.calls().write(offset, &bits).await;
+        if written.is_err() {
+            // What is there now is unknown, for neighbours that are valid too.
+            self.torn_bits.with(|torn| {
+                *torn = Some(torn.map_or(run, |torn| torn.hull(run)));
+            });
+        }
+        written.map(|()| then())
+    }
+
+    /// Writes once more the bits that may have gone wrong, so that a flush makes those durable that are valid.
+    ///
+    /// Cancellation is strict: what was not written is still to be mended.
+    pub(super) async fn mend_bits(&self) -> GibbloxResult<()> {
+        let mut mending = Mending {
+            torn: &self.torn_bits,
+            left: self.torn_bits.with(Option::take),
+        };
+        while let Some(run) = mending.left {
+            let piece = run.first(MENDED_BLOCKS);
+            self.write_bits(piece).await?;
+            mending.left = run.from(piece.end());
+        }
+        Ok(())
+    }
+}
+
+/// Bits that are being mended. Dropped, what is left is torn again.
+struct Mending<'a> {
+    torn: &'a Lock<Option<Run>>,
+    left: Option<Run>,
+}
+
+impl Drop for Mending<'_> {
+    fn drop(&mut self) {
+        if let Some(left) = self.left {
+            self.torn.with(|torn| {
+                *torn = Some(torn.map_or(left, |torn| torn.hull(left)));
+            });
+        }
     }
 }

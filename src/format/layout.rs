@@ -51,6 +51,11 @@ impl Layout {
         self.bitmap..self.data
     }
 
+    /// The bytes of the checksums.
+    pub(crate) const fn sums(&self) -> Range<u64> {
+        self.sums..self.end
+    }
+
     /// The byte of the bitmap that holds the bit of block `lba`, counted from the bitmap's first.
     pub(crate) const fn bitmap_byte(lba: u64) -> u64 {
         lba / 8
