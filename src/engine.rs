@@ -127,7 +127,6 @@ where
             file: &self.file,
             policy: &self.policy,
             fetching: self.fetching(),
-            geometry: self.geometry,
             fetches_at_once: self.config.fetches_at_once(),
         }
     }

@@ -93,7 +93,7 @@ where
     /// # Offline
     ///
     /// Where `inner` does not tell its number of blocks, with any error, and `config` says
-    /// [`ServeCached`](OfflinePolicy::ServeCached), the number comes from the cache file, if there is one of its
+    /// [`ServeCached`](crate::OfflinePolicy::ServeCached), the number comes from the cache file, if there is one of its
     /// identity and block size. Cached blocks are then served, compared as always. The first read of anything else asks
     /// `inner` again and gets its error, until it answers. An answer is believed if number of blocks, block size and
     /// identity are those of the file, and from then on all is as if `inner` had answered at once. If they are not, the
