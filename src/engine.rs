@@ -60,7 +60,7 @@ use crate::geometry::Geometry;
 use crate::identity::write_cached;
 use crate::policy::FetchPolicy;
 use crate::run::Run;
-use crate::stats::{CacheCounters, CacheHealth, CacheStats};
+use crate::stats::{CacheCounters, CacheState, CacheStats};
 
 use contact::Contact;
 use drop::Dropping;
@@ -73,7 +73,6 @@ use scrub::Scrubbing;
 use warm::Warming;
 
 /// The parts of a cached reader of `S` over a cache file on `C`.
-#[derive(Debug)]
 pub(crate) struct Engine<S, C> {
     source: S,
     contact: Contact,
@@ -102,7 +101,7 @@ where
             contact,
             file,
             flights: FlightTable::default(),
-            policy: FetchPolicy::new(&config, geometry),
+            policy: FetchPolicy::new(config.wider_fetches(), geometry),
             gate: FlushGate::new(config.flush_every_blocks()),
             geometry,
             config,
@@ -128,7 +127,6 @@ where
             file: &self.file,
             policy: &self.policy,
             fetching: self.fetching(),
-            geometry: self.geometry,
             fetches_at_once: self.config.fetches_at_once(),
         }
     }
@@ -223,10 +221,6 @@ where
         self.file.counts().snapshot(self.geometry.block_size())
     }
 
-    pub(crate) fn health(&self) -> CacheHealth {
-        self.file.health()
-    }
-
     pub(crate) fn is_offline(&self) -> bool {
         !self.contact.is_made()
     }
@@ -236,9 +230,18 @@ where
     }
 }
 
+/// What can be told of any parts.
 impl<S, C> Engine<S, C> {
     pub(crate) const fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    pub(crate) fn identity(&self) -> &str {
+        self.file.identity()
+    }
+
+    pub(crate) fn state(&self) -> CacheState {
+        self.file.state()
     }
 }
 

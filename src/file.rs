@@ -46,7 +46,7 @@ use smallvec::SmallVec;
 use crate::backend::CacheOps;
 use crate::bitmap::{State, Validity};
 use crate::bypass::{Probe, Turn};
-use crate::config::{BypassLimits, VerifyPolicy};
+use crate::config::{BypassPolicy, VerifyPolicy};
 use crate::error::{bypassed, out_of_memory};
 use crate::flight::FlightTable;
 use crate::format::checksum::{BlockHasher, Checksums};
@@ -56,7 +56,7 @@ use crate::geometry::Geometry;
 use crate::place::Places;
 use crate::port::{Barrier, Calls, Port};
 use crate::run::Run;
-use crate::stats::{CacheHealth, Counts};
+use crate::stats::{CacheState, Counts};
 use crate::sync::{AtomicUsize, Lock, Ordering};
 
 use retry::Retry;
@@ -106,6 +106,25 @@ fn zeroed(len: usize, what: &str) -> GibbloxResult<Scratch> {
     Ok(scratch)
 }
 
+impl<C> CacheFile<C> {
+    pub(crate) fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// What a program is told of the cache.
+    pub(crate) fn state(&self) -> CacheState {
+        if self.port.is_bypassed() {
+            CacheState::Bypassed
+        } else if self.state.load(Ordering::Acquire) == CLOSED {
+            CacheState::NotOpen
+        } else if self.port.is_failing() {
+            CacheState::Failing
+        } else {
+            CacheState::Serving
+        }
+    }
+}
+
 impl Barrier for Validity {
     /// The change is open from before the first refused call until after the last, so a reader that is refused never
     /// takes its look for an undisturbed one. Openings and closings nest.
@@ -125,7 +144,7 @@ impl<C: CacheOps> CacheFile<C> {
         geometry: Geometry,
         identity: String,
         verify: VerifyPolicy,
-        bypass: Option<BypassLimits>,
+        bypass: Option<BypassPolicy>,
     ) -> GibbloxResult<Self> {
         let header = Header::new(geometry, &identity)?;
         let layout = Layout::new(geometry, header.len_bytes())?;
@@ -177,14 +196,6 @@ impl<C: CacheOps> CacheFile<C> {
     /// Whether this is the cache file of the source `identity`.
     pub(crate) fn is_of(&self, identity: &str) -> bool {
         self.identity == identity
-    }
-
-    pub(crate) fn health(&self) -> CacheHealth {
-        if self.port.is_bypassed() {
-            CacheHealth::Bypassed
-        } else {
-            CacheHealth::Healthy
-        }
     }
 
     /// An error where the backend is bypassed.

@@ -39,7 +39,7 @@
 //! - **Right bytes or an error.** A read returns the source's bytes, all of them, or the source's error.
 //! - **Nothing hangs.** Any future may be dropped at any await. Whoever waited for it takes over.
 //! - **One fetch for each block**, however many readers want it at once, unless that fetch failed, was dropped, or
-//!   could not be stored; or unless [gaps are fetched over](CacheConfig::with_merge_gap_blocks).
+//!   could not be stored; or unless [gaps are fetched over](WiderFetches::with_gap_blocks).
 //! - **Nothing is fetched that was not asked for**, unless the [`CacheConfig`] says so, and then it is bounded and
 //!   [counted](CacheCounters::unasked_fetched_blocks).
 //! - **A sick cache is a slower cache.** Backend errors are logged and counted ([`CachedBlockReader::counters`]); reads
@@ -113,15 +113,16 @@ mod sync;
 mod warm;
 
 pub use backend::{CacheOps, MemoryCacheOps};
-pub use config::{CacheConfig, OfflinePolicy, VerifyPolicy};
+pub use config::wider::WiderFetches;
+pub use config::{BypassPolicy, CacheConfig, OfflinePolicy, VerifyPolicy};
 pub use file::{CacheFileInfo, HeaderDamage, Inspection, inspect};
 pub use identity::{
     cached_config_identity_string, cached_reader_identity_string, derive_cached_config_identity_id,
     derive_cached_reader_identity_id,
 };
 pub use reader::CachedBlockReader;
-pub use stats::{CacheCounters, CacheHealth, CacheStats, ScrubReport};
-pub use warm::{Pause, Warm, WarmProgress};
+pub use stats::{CacheCounters, CacheState, CacheStats, ScrubReport};
+pub use warm::{PauseSwitch, WarmPlan, WarmProgress};
 
 /// The code in the README is compiled and run like that in the documentation.
 #[cfg(doctest)]

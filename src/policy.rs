@@ -24,7 +24,7 @@ mod streams;
 mod unasked;
 
 use crate::bitmap::State;
-use crate::config::CacheConfig;
+use crate::config::wider::WiderFetches;
 use crate::geometry::Geometry;
 use crate::run::Run;
 use crate::sync::{AtomicBool, Ordering};
@@ -59,14 +59,14 @@ pub(crate) struct Plan {
 }
 
 impl FetchPolicy {
-    pub(crate) fn new(config: &CacheConfig, geometry: Geometry) -> Self {
-        let ahead_blocks = geometry.blocks_in(u64::from(config.read_ahead_bytes()));
+    pub(crate) fn new(wider: WiderFetches, geometry: Geometry) -> Self {
+        let ahead_blocks = geometry.blocks_in(u64::from(wider.ahead_bytes()));
         Self {
             total_blocks: geometry.total_blocks(),
-            around_blocks: geometry.blocks_in(u64::from(config.read_around_bytes())),
-            gap_blocks: u64::from(config.merge_gap_blocks()),
+            around_blocks: geometry.blocks_in(u64::from(wider.around_bytes())),
+            gap_blocks: u64::from(wider.gap_blocks()),
             streams: (ahead_blocks != 0)
-                .then(|| Streams::new(ahead_blocks, config.read_ahead_after())),
+                .then(|| Streams::new(ahead_blocks, wider.ahead_after_reads())),
             unstored: AtomicBool::new(false),
             unasked: Unasked::default(),
         }

@@ -27,7 +27,7 @@ use tracing::{debug, warn};
 
 use crate::backend::CacheOps;
 use crate::bypass::{Bypass, Probe, Turn};
-use crate::config::BypassLimits;
+use crate::config::BypassPolicy;
 use crate::error::{bypassed, short_read};
 use crate::stats::{Call, Counts};
 use crate::sync::{AtomicBool, Ordering};
@@ -165,7 +165,7 @@ impl<C: CacheOps, B: Barrier> ReadPieces for Calls<'_, C, B> {
 }
 
 impl<C> Port<C> {
-    pub(crate) fn new(backend: C, bypass: Option<BypassLimits>) -> Self {
+    pub(crate) fn new(backend: C, bypass: Option<BypassPolicy>) -> Self {
         Self {
             backend,
             bypass: Bypass::new(bypass),
@@ -185,6 +185,11 @@ impl<C> Port<C> {
     #[inline]
     pub(crate) fn is_bypassed(&self) -> bool {
         self.bypass.is_on()
+    }
+
+    /// Whether the last call that ended failed.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.bypass.is_failing(|| self.counts.plain_hits())
     }
 
     /// An error where no call is made.

@@ -12,17 +12,19 @@ use gibblox_core::{BlockReader, GibbloxResult, ReadContext};
 use crate::backend::CacheOps;
 use crate::config::CacheConfig;
 use crate::engine::Engine;
-use crate::stats::{CacheCounters, CacheHealth, CacheStats, ScrubReport};
-use crate::warm::{Warm, WarmProgress};
+use crate::stats::{CacheCounters, CacheState, CacheStats, ScrubReport};
+use crate::warm::{WarmPlan, WarmProgress};
 
 /// A [`BlockReader`] that keeps what it fetched from `S` in a cache file on `C`.
 ///
 /// Share it between tasks and threads behind an [`Arc`](alloc::sync::Arc) or a reference: all methods take `&self`.
 /// However many readers want a block at the same time, it is fetched once; one of them leads, the others follow.
 ///
-/// A future of this reader has to be polled or dropped. If one that leads a fetch is kept but never polled again,
-/// those who follow it or invalidate its blocks wait for it, and so do those who store blocks whose bits share a byte
-/// with its own.
+/// A future of this reader has to be polled or dropped. If one that leads a fetch is kept but never polled again, its
+/// followers wait for it, and so do tasks that invalidate its blocks, or store blocks whose bits share a byte with its
+/// own.
+///
+/// `Debug` prints identity, size and [`state`](Self::state), whatever source and backend are.
 ///
 /// # Examples
 ///
@@ -44,7 +46,6 @@ use crate::warm::{Warm, WarmProgress};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 pub struct CachedBlockReader<S, C> {
     engine: Engine<S, C>,
 }
@@ -87,23 +88,23 @@ where
     /// `cache` is overwritten with an empty cache. Any content is safe to open.
     ///
     /// A backend that fails does not make this fail: the reader then reads from the source alone, and tries to open
-    /// the file again when it next misses. [`flush_cache`](Self::flush_cache) tells whether it is open.
+    /// the file again when it next misses. [`state`](Self::state) tells whether it is open.
     ///
     /// # Offline
     ///
-    /// Where `inner` does not tell its number of blocks, with whatever error, and `config` says
-    /// [`ServeCached`](OfflinePolicy::ServeCached), the number comes from the cache file, if there is one of its
-    /// identity and block size. What is cached is then served, compared as ever. The first read of anything else asks
+    /// Where `inner` does not tell its number of blocks, with any error, and `config` says
+    /// [`ServeCached`](crate::OfflinePolicy::ServeCached), the number comes from the cache file, if there is one of its
+    /// identity and block size. Cached blocks are then served, compared as always. The first read of anything else asks
     /// `inner` again and gets its error, until it answers. An answer is believed if number of blocks, block size and
-    /// identity are those of the file, and from then on all is as if `inner` had answered at once; else the read fails
-    /// with `Other`, so that nothing of another source is mixed in. The file is neither reset nor rebuilt by such a
+    /// identity are those of the file, and from then on all is as if `inner` had answered at once. If they are not, the
+    /// read fails with `Other`, so that nothing of another source is mixed in. The file is neither reset nor rebuilt by such a
     /// reader, and without such a file the error of `inner` is returned and `cache` is not written to. A source whose
     /// identity cannot be told while it is out of reach (one with a digest or an `ETag` in it that has to be asked
     /// for) cannot be opened so.
     ///
     /// # Errors
     ///
-    /// What `inner` says when asked for its number of blocks. `InvalidInput` where its block size is zero or no power
+    /// The error of `inner` when it is asked for its number of blocks. `InvalidInput` where its block size is zero or no power
     /// of two, where the device or its cache file would be longer than 2<sup>64</sup> bytes, or where a limit in
     /// `config` is zero. `Other` where there is no memory for the directory of the bitmap.
     ///
@@ -119,7 +120,7 @@ where
     /// # Cost
     ///
     /// One question to the source. Backend reads of the header, of one byte at the file's end, and of the bitmap, one
-    /// bit for each block. Memory follows the number of valid blocks, not the size of the device, but for a pointer
+    /// bit for each block. Memory follows the number of valid blocks, not the size of the device, except for a pointer
     /// for every 16 Ki blocks (4 Ki on 32-bit targets).
     pub async fn open(inner: S, cache: C, config: CacheConfig) -> GibbloxResult<Self> {
         let engine = Engine::open(inner, cache, config).await?;
@@ -136,14 +137,13 @@ where
     /// `OutOfRange` where the range reaches past the last block. The source's error as itself, a short read of the
     /// source as `Io`. The backend's error where a block could not be stored, or where an automatic flush failed on
     /// the way; `Io` where blocks are dropped, because the backend damages or fails to read them, as fast as they are
-    /// cached. Where the backend is [bypassed](CacheConfig::with_bypass), the error of the probe, or `Io` where somebody
-    /// else is probing, before anything is fetched. After the first error no further fetch is begun, those under way are
-    /// finished, and what was fetched
-    /// stays cached.
+    /// cached. Where the backend is [bypassed](CacheConfig::with_bypass), the error of the probe, or `Io` where another
+    /// task is probing, before anything is fetched. After the first error no further fetch is begun, those under way are
+    /// finished, and what was fetched stays cached.
     ///
     /// # Cancellation
     ///
-    /// Strict: what was fetched stays cached, what was under way is taken over by whoever waits for it.
+    /// Strict: what was fetched stays cached, what was under way is taken over by a task that waits for it.
     ///
     /// # Cost
     ///
@@ -160,14 +160,11 @@ where
         self.engine.warming().range(lba, blocks, ctx).await
     }
 
-    /// Caches what `warm` wants, in the background of whoever reads, and tells how far it is.
+    /// Caches the blocks of `plan`, beside other readers.
     ///
-    /// `progress` is called once at the start, when what is cached already counts as done, and then whenever a fetch
-    /// has added something; the last call before `Ok`, and what is returned, says that all is done. For nothing at all
-    /// that is the only call. It is called between two polls of the fetches, so it should be short, as drawing a bar is.
-    ///
-    /// The future has to be polled until it is done, or dropped, like any other of this reader: put it into a task, or
-    /// beside what else is awaited. To hold it up for a while, [pause](Warm::with_pause) it.
+    /// [`warm_with_progress`](Self::warm_with_progress) tells how far it is. The future has to be polled until it is
+    /// done, or dropped, like any other of this reader: put it into a task, or beside what else is awaited. To hold it up
+    /// for a while, give the plan a [switch](WarmPlan::with_pause).
     ///
     /// # Priority
     ///
@@ -186,8 +183,8 @@ where
     ///
     /// # Cancellation
     ///
-    /// Strict, in a pause too: what was fetched stays cached, what was under way is taken over by whoever waits for
-    /// it. Called again, it goes on where it was.
+    /// Strict, in a pause too: what was fetched stays cached, what was under way is taken over by a task that
+    /// waits for it. Called again, it goes on where it was.
     ///
     /// # Durability
     ///
@@ -195,48 +192,24 @@ where
     ///
     /// # Cost
     ///
-    /// As [`ensure_cached`](Self::ensure_cached), and a look at the bitmap of what is wanted to count what is cached.
-    /// Memory for the ranges, and for as many windows as are under way at once.
+    /// As [`ensure_cached`](Self::ensure_cached). Memory for the ranges, and for as many windows as are under way at once.
     ///
     /// # Examples
-    ///
-    /// A progress bar:
-    ///
-    /// ```
-    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
-    /// # use image::Image;
-    /// use gibblox_cache::{CachedBlockReader, MemoryCacheOps, Warm};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> gibblox_core::GibbloxResult<()> {
-    /// let reader = CachedBlockReader::new(Image::new(4096, 1000), MemoryCacheOps::new()).await?;
-    /// let bar = indicatif::ProgressBar::no_length();
-    /// let warmed = reader
-    ///     .warm(Warm::device(), |progress| {
-    ///         bar.set_length(progress.wanted_bytes());
-    ///         bar.set_position(progress.done_bytes());
-    ///     })
-    ///     .await?;
-    /// assert_eq!(warmed.done_blocks, 1000);
-    /// # assert_eq!(bar.position(), 1000 * 4096);
-    /// # Ok(())
-    /// # }
-    /// ```
     ///
     /// Beside a reader, and paused while it reads:
     ///
     /// ```
     /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
     /// # use image::Image;
-    /// use gibblox_cache::{CachedBlockReader, MemoryCacheOps, Pause, Warm};
+    /// use gibblox_cache::{CachedBlockReader, MemoryCacheOps, PauseSwitch, WarmPlan};
     /// use gibblox_core::{BlockReader, ReadContext};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> gibblox_core::GibbloxResult<()> {
     /// let reader = CachedBlockReader::new(Image::new(4096, 1000), MemoryCacheOps::new()).await?;
-    /// let pause = Pause::new();
-    /// let ahead = Warm::ranges([0..100, 500..600]).with_pause(&pause);
-    /// let (warmed, read) = tokio::join!(reader.warm(ahead, |_| ()), async {
+    /// let pause = PauseSwitch::new();
+    /// let plan = WarmPlan::ranges([0..100, 500..600]).with_pause(&pause);
+    /// let (warmed, read) = tokio::join!(reader.warm(plan), async {
     ///     pause.pause();
     ///     let mut buf = vec![0; 8 * 4096];
     ///     let read = reader.read_blocks(700, &mut buf, ReadContext::FOREGROUND).await;
@@ -247,19 +220,62 @@ where
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn warm(
+    pub async fn warm(&self, plan: WarmPlan) -> GibbloxResult<WarmProgress> {
+        self.engine.warming().plan(&plan, None).await
+    }
+
+    /// [Warms](Self::warm), and calls `progress` with how far it is.
+    ///
+    /// `progress` is called once at the start, when blocks that are cached already count as done, and then whenever a
+    /// fetch has added something. The last call before `Ok`, and the returned value, say that all is done. For a plan
+    /// without blocks that is the only call. It is called between two polls of the fetches, so it should be short, as
+    /// drawing a bar is.
+    ///
+    /// # Errors
+    ///
+    /// As [`warm`](Self::warm), and so are cancellation and durability.
+    ///
+    /// # Cost
+    ///
+    /// As [`warm`](Self::warm), and a look at the bits of the plan's blocks to count those that are cached.
+    ///
+    /// # Examples
+    ///
+    /// A progress bar:
+    ///
+    /// ```
+    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+    /// # use image::Image;
+    /// use gibblox_cache::{CachedBlockReader, MemoryCacheOps, WarmPlan};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> gibblox_core::GibbloxResult<()> {
+    /// let reader = CachedBlockReader::new(Image::new(4096, 1000), MemoryCacheOps::new()).await?;
+    /// let bar = indicatif::ProgressBar::no_length();
+    /// let warmed = reader
+    ///     .warm_with_progress(WarmPlan::device(), |progress| {
+    ///         bar.set_length(progress.wanted_bytes());
+    ///         bar.set_position(progress.done_bytes());
+    ///     })
+    ///     .await?;
+    /// assert_eq!(warmed.done_blocks, 1000);
+    /// # assert_eq!(bar.position(), 1000 * 4096);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn warm_with_progress(
         &self,
-        warm: Warm,
+        plan: WarmPlan,
         mut progress: impl FnMut(&WarmProgress) + Send,
     ) -> GibbloxResult<WarmProgress> {
-        self.engine.warming().plan(&warm, Some(&mut progress)).await
+        self.engine.warming().plan(&plan, Some(&mut progress)).await
     }
 
     /// Whether all of `blocks` blocks from `lba` are valid. Nothing is counted as hit or miss.
     ///
     /// Blocks that an earlier process cached count by their bit, as they do for
     /// [`ensure_cached`](Self::ensure_cached). While the cache file could not be opened, or the backend is
-    /// [bypassed](crate::CacheConfig::with_bypass), nothing is valid. An empty range is.
+    /// [bypassed](CacheConfig::with_bypass), nothing is valid. An empty range is.
     ///
     /// # Errors
     ///
@@ -327,17 +343,18 @@ where
     /// has changed.
     ///
     /// After `Ok` no read that begins is served a block of the range that was fetched before this call. Fetches that
-    /// are under way for the range are waited for, and what they stored is dropped; whoever asked for them gets their
-    /// bytes. Others go on, but for short waits of those who want what is being dropped. An empty range is `Ok`.
+    /// are under way for the range are waited for, and what they stored is dropped; the readers that asked for them get
+    /// their bytes. Other readers go on; those that want blocks being dropped wait for a few writes. An empty range is
+    /// `Ok`.
     ///
     /// The room that the blocks take on the backend is not given back; it is used again when they are fetched.
     ///
     /// # Errors
     ///
     /// `OutOfRange` where the range reaches past the last block. The backend's error where the cache file could not be
-    /// opened, written or flushed, or where it is [bypassed](crate::CacheConfig::with_bypass) and its probe fails; `Io`
-    /// where another flush failed or a bypass ended meanwhile, or somebody else is probing. After an error the range is
-    /// dropped for this process, unless the file could not be opened, but may come back with the next: call again.
+    /// opened, written or flushed, or where the backend is [bypassed](CacheConfig::with_bypass) and its probe fails;
+    /// `Io` where another flush failed or a bypass ended meanwhile, or another task is probing. After an error the range
+    /// is dropped for this process, unless the file could not be opened, but may come back with the next: call again.
     ///
     /// # Cancellation
     ///
@@ -345,12 +362,14 @@ where
     ///
     /// # Durability
     ///
-    /// After `Ok` what was dropped does not come back, also not when power is lost while it is being fetched again. A
-    /// file that the published 0.0.1 made has no checksums: there the last does not hold, and such a loss may leave
-    /// the old bytes in front of the new bit, as it may leave any others. Nor does it hold for a block that an earlier
-    /// process fetched but could not mark as valid, being killed or losing power in between, unless one of the same 32
-    /// Ki blocks (8 Ki on 32-bit targets) was cached when the file was opened, or has been
-    /// since, before this call.
+    /// After `Ok` what was dropped does not come back, also not when power is lost while it is being fetched again.
+    /// Exceptions:
+    ///
+    /// - *A file of the published 0.0.1* has no checksums. A power cut while blocks are fetched again may leave the old
+    ///   bytes under the new bit.
+    /// - *A block that an earlier process wrote but never marked as valid*, because it was killed or lost power in
+    ///   between. It is found only if one of the same 32 Ki blocks (8 Ki on 32-bit targets) was cached when the file was
+    ///   opened, or has been since. If it was not found, such a power cut may bring its old bytes back.
     ///
     /// # Cost
     ///
@@ -382,7 +401,7 @@ where
     ///
     /// # Errors
     ///
-    /// As [`invalidate`](Self::invalidate), but for `OutOfRange`.
+    /// As [`invalidate`](Self::invalidate), without `OutOfRange`.
     ///
     /// # Cancellation
     ///
@@ -412,16 +431,15 @@ where
     /// Reads every valid block, compares it with its checksum, and drops what does not match, so that it is fetched
     /// again when it is next wanted.
     ///
-    /// `progress` is called with the counts so far, after each window of up to [`CacheConfig::with_window_bytes`].
-    /// Blocks that match are trusted from then on, so that their first read does not compare them again. In a file
-    /// that the published 0.0.1 wrote there is nothing to compare with: its blocks are read, and stay.
+    /// Works in windows of up to [`CacheConfig::with_window_bytes`]. Blocks that match are trusted from then on, so that
+    /// their first read does not compare them again. In a file that the published 0.0.1 wrote there is nothing to compare with: its blocks are read, and stay.
     ///
     /// # Errors
     ///
     /// The backend's, where the cache file could not be opened, or where what was dropped could not be written or
     /// flushed; it is dropped for this process all the same. Where the backend is or becomes
-    /// [bypassed](CacheConfig::with_bypass), that of the probe, or `Io`. `Other` where there is no memory for a window. Blocks that
-    /// cannot be read are dropped and counted, and are no error.
+    /// [bypassed](CacheConfig::with_bypass), that of the probe, or `Io`. `Other` where there is no memory for a window.
+    /// Blocks that cannot be read are dropped and counted, and are no error.
     ///
     /// # Cancellation
     ///
@@ -435,7 +453,16 @@ where
     ///
     /// One backend read of data and one of checksums for each valid run of up to a window, one after another; memory
     /// for one window. A flush where anything was dropped.
-    pub async fn scrub(
+    pub async fn scrub(&self) -> GibbloxResult<ScrubReport> {
+        self.engine.scrubbing().device(None).await
+    }
+
+    /// [Scrubs](Self::scrub), and calls `progress` with the counts so far after each window.
+    ///
+    /// # Errors
+    ///
+    /// As [`scrub`](Self::scrub), and so are cancellation, durability and cost.
+    pub async fn scrub_with_progress(
         &self,
         mut progress: impl FnMut(&ScrubReport) + Send,
     ) -> GibbloxResult<ScrubReport> {
@@ -450,8 +477,8 @@ where
     /// # Errors
     ///
     /// The backend's, also where the cache file could not be opened. Where the backend is
-    /// [bypassed](CacheConfig::with_bypass), that of the probe, or `Io` where somebody else is probing. After an error nothing in the file is trusted:
-    /// each block is compared with its checksum again before it is served.
+    /// [bypassed](CacheConfig::with_bypass), that of the probe, or `Io` where another task is probing. After an error
+    /// nothing in the file is trusted: each block is compared with its checksum again before it is served.
     ///
     /// # Cancellation
     ///
@@ -476,42 +503,49 @@ where
         self.engine.stats()
     }
 
-    /// What was read, fetched and written so far, and what went wrong underneath and was kept from the callers. Never
+    /// What was read, fetched and written so far, and which failures of the backend were kept from the callers. Never
     /// waits, takes no lock where there are 64-bit atomics, and costs nothing that grows with the cache.
     pub fn counters(&self) -> CacheCounters {
         self.engine.counters()
     }
 
-    /// Whether the backend is used, or [bypassed](CacheConfig::with_bypass) because it failed again and again. Never
+    /// Whether the cache file serves, fails, could not be opened yet, or is [bypassed](CacheConfig::with_bypass). Never
     /// waits.
+    ///
+    /// A moment later it may be another. Whether the *source* is out of reach is [`is_offline`](Self::is_offline).
     ///
     /// # Examples
     ///
     /// ```
     /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
     /// # use image::{DeadDisk, Image};
-    /// use gibblox_cache::{CacheConfig, CacheHealth, CachedBlockReader};
+    /// use gibblox_cache::{BypassPolicy, CacheConfig, CacheState, CachedBlockReader, MemoryCacheOps};
     /// use gibblox_core::{BlockReader, ReadContext};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> gibblox_core::GibbloxResult<()> {
-    /// # let source = Image::new(512, 64);
-    /// let config = CacheConfig::new().with_bypass(2, 100);
-    /// let reader = CachedBlockReader::open(source, DeadDisk, config).await?;
-    /// assert_eq!(reader.health(), CacheHealth::Healthy, "one failure is not two");
+    /// let reader = CachedBlockReader::new(Image::new(512, 64), MemoryCacheOps::new()).await?;
+    /// assert_eq!(reader.state(), CacheState::Serving);
+    ///
+    /// let config = CacheConfig::new().with_bypass(BypassPolicy {
+    ///     after_failures: 2,
+    ///     probe_after_reads: 100,
+    /// });
+    /// let reader = CachedBlockReader::open(Image::new(512, 64), DeadDisk, config).await?;
+    /// assert_eq!(reader.state(), CacheState::NotOpen, "one failure is not two");
     ///
     /// let mut buf = [0; 512];
     /// for lba in 0..50 {
     ///     reader.read_blocks(lba, &mut buf, ReadContext::FOREGROUND).await?; // from the source
     /// }
-    /// assert_eq!(reader.health(), CacheHealth::Bypassed);
+    /// assert_eq!(reader.state(), CacheState::Bypassed);
     /// let counters = reader.counters();
     /// assert_eq!((counters.backend_failures(), counters.bypassed_reads), (2, 49));
     /// # Ok(())
     /// # }
     /// ```
-    pub fn health(&self) -> CacheHealth {
-        self.engine.health()
+    pub fn state(&self) -> CacheState {
+        self.engine.state()
     }
 
     /// Whether the reader was opened by its cache file alone, and its source has not answered since.
@@ -574,6 +608,18 @@ where
     }
 }
 
+impl<S, C> fmt::Debug for CachedBlockReader<S, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let geometry = self.engine.geometry();
+        f.debug_struct("CachedBlockReader")
+            .field("identity", &self.engine.identity())
+            .field("block_size", &geometry.block_size())
+            .field("total_blocks", &geometry.total_blocks())
+            .field("state", &self.engine.state())
+            .finish_non_exhaustive()
+    }
+}
+
 #[async_trait]
 impl<S, C> BlockReader for CachedBlockReader<S, C>
 where
@@ -606,7 +652,7 @@ where
     ///
     /// # Cancellation
     ///
-    /// Strict: runs that were being fetched are taken over by whoever waits for them.
+    /// Strict: runs that were being fetched are taken over by tasks that wait for them.
     ///
     /// # Cost
     ///

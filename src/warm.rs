@@ -1,10 +1,10 @@
-//! What is to be cached ahead, how far that is, and how it is held up: [`Warm`], [`WarmProgress`], [`Pause`].
+//! Warming: the plan, the progress, and the switch that pauses it: [`WarmPlan`], [`WarmProgress`], [`PauseSwitch`].
 //!
 //! # What was not done
 //!
-//! Progress as a stream: it advances only while it is polled, so a program that draws a bar between two items, or waits
-//! for something else, keeps those waiting who follow a fetch of the stream. A callback leaves one future, which is
-//! polled or dropped like any other.
+//! Progress as a stream: it advances only while it is polled, so a program that draws a bar or waits between two items
+//! keeps the followers of the stream's fetches waiting. A callback leaves one future, which is polled or dropped like any
+//! other.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -18,24 +18,24 @@ use crate::geometry::Geometry;
 use crate::run::Run;
 use crate::sync::Lock;
 
-/// What [`CachedBlockReader::warm`](crate::CachedBlockReader::warm) caches ahead, and how.
+/// What [`CachedBlockReader::warm`](crate::CachedBlockReader::warm) caches, and how.
 ///
 /// ```
-/// use gibblox_cache::{Pause, Warm};
+/// use gibblox_cache::{PauseSwitch, WarmPlan};
 ///
-/// let pause = Pause::new();
-/// let boot_and_index = Warm::ranges([0..2048, 1 << 20..(1 << 20) + 512])
+/// let pause = PauseSwitch::new();
+/// let boot_and_index = WarmPlan::ranges([0..2048, 1 << 20..(1 << 20) + 512])
 ///     .with_windows_at_once(2)
 ///     .with_pause(&pause);
 /// # let _ = boot_and_index;
 /// ```
 #[derive(Clone, Debug)]
 #[must_use = "nothing is cached until a reader is asked to"]
-pub struct Warm {
+pub struct WarmPlan {
     what: What,
     windows_at_once: Option<u32>,
     context: ReadContext,
-    pause: Option<Pause>,
+    pause: Option<PauseSwitch>,
 }
 
 #[derive(Clone, Debug)]
@@ -44,7 +44,7 @@ enum What {
     Ranges(Vec<Range<u64>>),
 }
 
-impl Warm {
+impl WarmPlan {
     const fn new(what: What) -> Self {
         Self {
             what,
@@ -59,7 +59,7 @@ impl Warm {
         Self::new(What::Device)
     }
 
-    /// The blocks of `range`, from its first lba to the one behind its last.
+    /// The blocks of `range`, from its first lba to the one after its last.
     ///
     /// An empty range is nothing. Whether it lies on the device is checked when a reader is asked to cache it.
     pub fn range(range: Range<u64>) -> Self {
@@ -81,14 +81,14 @@ impl Warm {
         self
     }
 
-    /// What the source is told of the fetches. Default [`ReadContext::BACKGROUND`].
+    /// The context that the source gets with the fetches. Default [`ReadContext::BACKGROUND`].
     pub const fn with_context(mut self, context: ReadContext) -> Self {
         self.context = context;
         self
     }
 
     /// Holds the work while `pause` is paused. Default: nothing does.
-    pub fn with_pause(mut self, pause: &Pause) -> Self {
+    pub fn with_pause(mut self, pause: &PauseSwitch) -> Self {
         self.pause = Some(pause.clone());
         self
     }
@@ -97,7 +97,7 @@ impl Warm {
         self.context
     }
 
-    pub(crate) const fn pause(&self) -> Option<&Pause> {
+    pub(crate) const fn pause(&self) -> Option<&PauseSwitch> {
         self.pause.as_ref()
     }
 
@@ -109,7 +109,7 @@ impl Warm {
         }
     }
 
-    /// What is wanted: disjoint, in order, with something between any two.
+    /// The wanted runs: disjoint, in order, with something between any two.
     pub(crate) fn wanted(&self, geometry: Geometry) -> GibbloxResult<Vec<Run>> {
         let ranges = match &self.what {
             What::Device => return Ok(Run::new(0, geometry.total_blocks()).into_iter().collect()),
@@ -148,8 +148,8 @@ impl Warm {
 pub struct WarmProgress {
     /// Blocks that are to be cached.
     pub wanted_blocks: u64,
-    /// Of these, blocks that are cached, whoever did it. Begins with those that were cached before. What others cache
-    /// meanwhile counts when the work gets there.
+    /// Of these, blocks that are cached, by this call or another. Begins with those that were cached before. Blocks that
+    /// others cache meanwhile count when the work gets there.
     pub done_blocks: u64,
     /// Of these, blocks that this call itself has fetched.
     pub fetched_blocks: u64,
@@ -181,16 +181,16 @@ impl WarmProgress {
     }
 }
 
-/// Holds and releases what it was given to ([`Warm::with_pause`]), from any task or thread.
+/// Pauses and resumes the calls of `warm` that it was given to ([`WarmPlan::with_pause`]), from any task or thread.
 ///
-/// Clones are the same pause, and one may hold any number of calls. While it is paused the fetches under way are
-/// finished and stored, and none is begun: nothing stays claimed, so nobody waits for what is paused. A paused call
-/// that is dropped leaves nothing behind; one that nobody resumes stays as it is until it is dropped.
+/// Clones are the same switch, and one may hold any number of calls. While it is paused the fetches under way are
+/// finished and stored, and none is begun: nothing stays claimed, so no reader waits for a paused call. A paused call
+/// that is dropped leaves nothing behind. One that is never resumed stays as it is until it is dropped.
 ///
 /// ```
-/// use gibblox_cache::Pause;
+/// use gibblox_cache::PauseSwitch;
 ///
-/// let pause = Pause::new();
+/// let pause = PauseSwitch::new();
 /// let handle = pause.clone();
 /// handle.pause();
 /// assert!(pause.is_paused());
@@ -198,7 +198,7 @@ impl WarmProgress {
 /// assert!(!handle.is_paused());
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Pause(Arc<Lock<PauseState>>);
+pub struct PauseSwitch(Arc<Lock<PauseState>>);
 
 #[derive(Debug, Default)]
 struct PauseState {
@@ -207,7 +207,7 @@ struct PauseState {
     waiting: Vec<Sender<()>>,
 }
 
-impl Pause {
+impl PauseSwitch {
     /// Not paused.
     #[must_use]
     pub fn new() -> Self {
@@ -238,7 +238,7 @@ impl Pause {
         self.0.with(|state| state.paused)
     }
 
-    /// What tells the end of the pause, if there is one.
+    /// The end of the pause, if there is one.
     pub(crate) fn resumed(&self) -> Option<Receiver<()>> {
         self.0.with(|state| {
             state.paused.then(|| {

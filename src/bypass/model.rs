@@ -18,8 +18,8 @@ impl Shared {
         let block = Run::block(0);
         validity.fill(block).expect("memory").publish(block);
         Arc::new(Self {
-            bypass: Bypass::new(Some(BypassLimits {
-                failures_in_a_row: 1,
+            bypass: Bypass::new(Some(BypassPolicy {
+                after_failures: 1,
                 probe_after_reads: 1,
             })),
             validity,
@@ -115,8 +115,8 @@ fn whoever_is_refused_a_call_knows_that_something_changed() {
 #[test]
 fn a_success_that_came_after_a_failure_ends_the_row() {
     loom::model(|| {
-        let bypass = Arc::new(Bypass::new(Some(BypassLimits {
-            failures_in_a_row: 3,
+        let bypass = Arc::new(Bypass::new(Some(BypassPolicy {
+            after_failures: 3,
             probe_after_reads: 1,
         })));
         let other = {

@@ -29,7 +29,6 @@ use smallvec::{SmallVec, smallvec};
 use crate::backend::CacheOps;
 use crate::file::{CacheFile, Flaw, Looked, NotValid};
 use crate::flight::{Claim, Fetch, FlightTable, Follow, Outcome};
-use crate::geometry::Geometry;
 use crate::policy::{FetchPolicy, Plan};
 use crate::run::Run;
 
@@ -43,7 +42,6 @@ pub(super) struct Request<'a, S, C> {
     pub(super) file: &'a CacheFile<C>,
     pub(super) policy: &'a FetchPolicy,
     pub(super) fetching: Fetching<'a, S, C>,
-    pub(super) geometry: Geometry,
     pub(super) fetches_at_once: u32,
 }
 
@@ -300,7 +298,7 @@ where
         } = part;
         let before = run.first_until(lba);
         let blocks = before.map_or(0, Run::blocks);
-        let (before_buf, after_buf) = buf.split_at_mut(self.geometry.len_bytes(blocks));
+        let (before_buf, after_buf) = buf.split_at_mut(self.fetching.geometry().len_bytes(blocks));
         let part = |run: Option<Run>, buf| {
             run.map(|run| Part {
                 run,

@@ -29,7 +29,7 @@ use crate::flight::{Claim, FlightTable, Outcome};
 use crate::flush::Deferral;
 use crate::geometry::Geometry;
 use crate::run::Run;
-use crate::warm::{Pause, Warm, WarmProgress};
+use crate::warm::{PauseSwitch, WarmPlan, WarmProgress};
 
 use super::fetching::Fetching;
 use super::flushing::Flushing;
@@ -74,13 +74,13 @@ struct Job<'a> {
     wanted: &'a [Run],
     ctx: ReadContext,
     windows_at_once: u32,
-    pause: Option<&'a Pause>,
+    pause: Option<&'a PauseSwitch>,
 }
 
 impl Job<'_> {
     /// The end of the pause, if there is one.
     fn resumed(&self) -> Option<Receiver<()>> {
-        self.pause.and_then(Pause::resumed)
+        self.pause.and_then(PauseSwitch::resumed)
     }
 }
 
@@ -170,7 +170,7 @@ where
     /// Cancellation is strict, as that of [`run`](Self::run).
     pub(crate) async fn plan(
         &self,
-        plan: &Warm,
+        plan: &WarmPlan,
         tell: Option<Tell<'_>>,
     ) -> GibbloxResult<WarmProgress> {
         let wanted = plan.wanted(self.geometry)?;

@@ -70,6 +70,8 @@ mod backend {
     mod memory;
     /// A program written for 0.0.1 compiles and runs unchanged.
     mod program;
+    /// A reader tells whether its cache serves, fails, is not open, or is bypassed.
+    mod state;
 }
 
 /// Blocks can be cached ahead of the reads, and are served where the source is out of reach.

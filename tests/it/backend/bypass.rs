@@ -9,7 +9,9 @@ use crate::support::{
 };
 use core::future::Future;
 use core::pin::Pin;
-use gibblox_cache::{CacheConfig, CacheHealth, CacheOps, CachedBlockReader, VerifyPolicy, Warm};
+use gibblox_cache::{
+    BypassPolicy, CacheConfig, CacheOps, CacheState, CachedBlockReader, VerifyPolicy, WarmPlan,
+};
 use gibblox_core::{BlockReader, GibbloxError, GibbloxErrorKind, ReadContext};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -20,8 +22,11 @@ const BLOCKS: u64 = 12;
 /// More reads than any test makes.
 const NEVER: u32 = 1_000_000;
 
-fn config(failures_in_a_row: u32, probe_after_reads: u32) -> CacheConfig {
-    CacheConfig::new().with_bypass(failures_in_a_row, probe_after_reads)
+fn config(after_failures: u32, probe_after_reads: u32) -> CacheConfig {
+    CacheConfig::new().with_bypass(BypassPolicy {
+        after_failures,
+        probe_after_reads,
+    })
 }
 
 struct World<C = Arc<Backend>> {
@@ -99,18 +104,20 @@ impl<C: CacheOps> World<C> {
 
     #[track_caller]
     fn assert_bypassed(&self) {
-        assert_eq!(self.reader.health(), CacheHealth::Bypassed);
+        assert_eq!(self.reader.state(), CacheState::Bypassed);
     }
 
     #[track_caller]
-    fn assert_healthy(&self) {
-        assert_eq!(self.reader.health(), CacheHealth::Healthy);
+    fn assert_used(&self) {
+        let state = self.reader.state();
+        let used = [CacheState::Serving, CacheState::Failing];
+        assert!(used.contains(&state), "{state:?}");
     }
 
     /// Everything works as if nothing had ever been wrong.
     #[track_caller]
     fn check_recovered(&self) {
-        self.assert_healthy();
+        assert_eq!(self.reader.state(), CacheState::Serving);
         self.read(0, BLOCKS);
         finish(
             self.reader
@@ -130,8 +137,8 @@ impl<C: CacheOps> World<C> {
         vec![
             Box::pin(self.reader.flush_cache()),
             Box::pin(self.reader.ensure_cached(0, 4, ReadContext::BACKGROUND)),
-            Box::pin(async { self.reader.scrub(|_| ()).await.map(drop) }),
-            Box::pin(async { self.reader.warm(Warm::device(), |_| ()).await.map(drop) }),
+            Box::pin(async { self.reader.scrub().await.map(drop) }),
+            Box::pin(async { self.reader.warm(WarmPlan::device()).await.map(drop) }),
             // Last: it drops its blocks whatever becomes of it.
             Box::pin(self.reader.invalidate(0, 2)),
         ]
@@ -154,7 +161,7 @@ fn without_being_asked_for_it_never_happens() {
     for _ in 0..100 {
         world.read(0, 2);
     }
-    world.assert_healthy();
+    assert_eq!(world.reader.state(), CacheState::Failing);
     assert!(world.calls() >= 100, "each read tries");
     assert_eq!(world.reader.counters().bypasses, 0);
 }
@@ -167,8 +174,7 @@ fn limits_of_zero_are_refused() {
         let error = finish(opening).unwrap_err();
         assert_eq!(error.kind(), GibbloxErrorKind::InvalidInput);
     }
-    assert_eq!(CacheConfig::new().bypass_after_failures(), None);
-    assert_eq!(CacheConfig::new().probe_after_reads(), None);
+    assert_eq!(CacheConfig::new().bypass(), None);
 }
 
 fn no_call_after_so_many_failures<C: CacheOps>(failures: u32, world: &World<C>) {
@@ -222,14 +228,14 @@ fn failures_of_every_kind_count() {
     dead.die();
     let source = Source::new(5, BLOCK, BLOCKS);
     let reader = open_with(&source, &dead, config(1, NEVER));
-    assert_eq!(reader.health(), CacheHealth::Bypassed, "while opening");
+    assert_eq!(reader.state(), CacheState::Bypassed, "while opening");
     check_read(&reader, &source, 0, 4);
     assert_eq!(dead.calls().len(), 1);
 
     let rigid = Backend::new();
     rigid.fail_all(backend::Op::SetLen);
     let reader = open_with(&source, &rigid, config(1, NEVER));
-    assert_eq!(reader.health(), CacheHealth::Bypassed, "a change of length");
+    assert_eq!(reader.state(), CacheState::Bypassed, "a change of length");
 
     let reading = world(config(2, NEVER));
     reading.backend.fail_all(backend::Op::Read);
@@ -248,7 +254,7 @@ fn failures_of_every_kind_count() {
     let flushing = world(config(3, NEVER));
     flushing.backend.fail_all(backend::Op::Flush);
     for _ in 0..3 {
-        flushing.assert_healthy();
+        flushing.assert_used();
         assert!(finish(flushing.reader.flush_cache()).is_err());
     }
     flushing.assert_bypassed();
@@ -261,7 +267,7 @@ fn a_shorter_file_is_no_sick_backend() {
     for cut in 0..len {
         world.backend.edit(|bytes| bytes.truncate(len - cut));
         world.read(0, 6);
-        world.assert_healthy();
+        world.assert_used();
         world.check_recovered();
     }
 }
@@ -294,7 +300,7 @@ fn a_success_begins_the_row_again() {
     for round in 0..200 {
         world.read(round % 7, 1 + round % 5);
         let _ = finish(world.reader.flush_cache());
-        world.assert_healthy();
+        world.assert_used();
     }
     assert!(world.reader.counters().backend_failures() > 200);
     // One failure more without a success is enough.
@@ -308,8 +314,8 @@ fn a_success_begins_the_row_again() {
     backend.fail_all(backend::Op::SetLen);
     assert!(finish(reader.flush_cache()).is_err());
     assert_eq!(
-        reader.health(),
-        CacheHealth::Healthy,
+        reader.state(),
+        CacheState::NotOpen,
         "what was read first of all succeeded"
     );
 }
@@ -319,7 +325,7 @@ fn a_plain_hit_ends_a_row<C: CacheOps>(world: &World<C>) {
     for round in 0..50 {
         world.read(6 + round % 6, 1);
         world.read(round % 6, 1);
-        world.assert_healthy();
+        world.assert_used();
     }
     assert_eq!(world.reader.counters().backend_write_failures, 50);
     world.read(6, 1);
@@ -373,7 +379,7 @@ fn after_so_many_reads_one_probes_with_one_call() {
         assert_eq!(world.calls(), 0, "past it, as long as nobody knows");
         world.source.forget();
         world.read(0, 2);
-        world.assert_healthy();
+        world.assert_used();
         assert_eq!(
             world.source.reads(),
             [],
@@ -449,7 +455,7 @@ fn a_bypass_that_comes_and_goes_while_blocks_are_dropped_is_an_error() {
     world.assert_bypassed();
     world.backend.heal();
     finish(world.reader.flush_cache()).unwrap();
-    world.assert_healthy();
+    world.assert_used();
     world.backend.gate.release(first_write);
     poller.run_to_end();
     let error = poller.take(task).unwrap_err();
@@ -594,7 +600,7 @@ fn a_call_that_hangs_is_no_failure_and_no_success() {
         poller.run();
         poller.cancel(task);
     }
-    world.assert_healthy();
+    world.assert_used();
     world.backend.gate.open();
     world.read(7, 1);
     world.assert_bypassed();
@@ -651,7 +657,7 @@ fn a_flush_that_was_due_is_due_when_it_is_over() {
 
     world.read(0, 1);
     world.read(0, 1);
-    world.assert_healthy();
+    world.assert_used();
     assert_eq!(
         world.backend.count(backend::Op::Flush),
         0,
@@ -777,7 +783,7 @@ fn a_scrub_that_is_overtaken_is_an_error_and_not_a_small_report() {
     let config = config(1, NEVER).with_window_bytes(BLOCK);
     let calls = {
         let world = world(config);
-        finish(world.reader.scrub(|_| ())).unwrap();
+        finish(world.reader.scrub()).unwrap();
         world.calls()
     };
     assert_eq!(calls, 12, "data and checksums of six windows");
@@ -786,7 +792,7 @@ fn a_scrub_that_is_overtaken_is_an_error_and_not_a_small_report() {
         world
             .backend
             .fail(move |call| (call.index == failing).then_some(Fault::Error));
-        let error = finish(world.reader.scrub(|_| ())).unwrap_err();
+        let error = finish(world.reader.scrub()).unwrap_err();
         assert_is_bypassed(&error);
         assert_eq!(
             world.cached_blocks(),
@@ -795,7 +801,7 @@ fn a_scrub_that_is_overtaken_is_an_error_and_not_a_small_report() {
         );
         assert_eq!(world.calls(), failing + 1);
         world.backend.heal();
-        let report = finish(world.reader.scrub(|_| ())).unwrap();
+        let report = finish(world.reader.scrub()).unwrap();
         assert_eq!((report.scanned_blocks, report.intact_blocks), (5, 5));
         world.check_recovered();
     }
@@ -808,7 +814,7 @@ fn a_scrub_beside_which_a_bypass_begins_is_an_error_too() {
         let world = world(config(1, NEVER).with_window_bytes(BLOCK));
         world.backend.gate.shut();
         let mut poller = Poller::new();
-        let task = poller.spawn(world.reader.scrub(|_| ()));
+        let task = poller.spawn(world.reader.scrub());
         poller.run();
         for _ in 0..waiting {
             world.backend.gate.release_all();

@@ -6,7 +6,7 @@ use crate::support::{Backend, Immediate, Reader, Source, check_read, finish, ope
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
-use gibblox_cache::{CacheConfig, CacheOps, CachedBlockReader};
+use gibblox_cache::{BypassPolicy, CacheConfig, CacheOps, CachedBlockReader};
 use gibblox_core::{GibbloxError, GibbloxErrorKind, GibbloxResult, ReadContext};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -60,12 +60,19 @@ fn config() -> CacheConfig {
         .with_windows_at_once(2)
 }
 
+const fn bypass(after_failures: u32, probe_after_reads: u32) -> BypassPolicy {
+    BypassPolicy {
+        after_failures,
+        probe_after_reads,
+    }
+}
+
 /// Without a bypass, with one that begins at once, and with one that takes more.
 fn configs() -> [CacheConfig; 3] {
     [
         config(),
-        config().with_bypass(1, 1),
-        config().with_bypass(3, 2),
+        config().with_bypass(bypass(1, 1)),
+        config().with_bypass(bypass(3, 2)),
     ]
 }
 
@@ -121,7 +128,7 @@ fn run_step<C: CacheOps>(
             }
             Step::Flush => reader.flush_cache().await?,
             Step::Scrub => {
-                reader.scrub(|_| ()).await?;
+                reader.scrub().await?;
             }
         }
         Ok(())
@@ -213,7 +220,7 @@ fn play_on_sick_backend<C: CacheOps>(
     let (source, backend) = (Source::new(9, BLOCK, BLOCKS), Backend::new());
     backend.fail(fault_of);
     let (ends, reader) = play(config, &source, || wrap(&backend));
-    let may_bypass = config.bypass_after_failures().is_some();
+    let may_bypass = config.bypass().is_some();
     for (step, end) in ends {
         match (step, end) {
             (_, End::Done(Ok(()))) => {}

@@ -7,7 +7,7 @@ use crate::support::{
 };
 use core::future::Future;
 use core::pin::Pin;
-use gibblox_cache::{CacheConfig, CachedBlockReader, Pause, VerifyPolicy, Warm};
+use gibblox_cache::{CacheConfig, CachedBlockReader, PauseSwitch, VerifyPolicy, WarmPlan};
 use gibblox_core::ReadContext;
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ struct World {
     backend: Arc<Backend>,
     reader: Reader,
     /// Holds what is warmed; resumed when nothing else is left to let go.
-    pause: Pause,
+    pause: PauseSwitch,
 }
 
 fn config() -> CacheConfig {
@@ -74,7 +74,7 @@ impl World {
             source,
             backend,
             reader,
-            pause: Pause::new(),
+            pause: PauseSwitch::new(),
         }
     }
 
@@ -95,7 +95,7 @@ impl World {
             source,
             backend,
             reader,
-            pause: Pause::new(),
+            pause: PauseSwitch::new(),
         }
     }
 
@@ -120,8 +120,9 @@ impl World {
     /// Warms the device, and pauses itself with everything that it tells.
     fn warm(&self) -> Task<'_> {
         Box::pin(async {
-            let ahead = Warm::device().with_pause(&self.pause);
-            let done = self.reader.warm(ahead, |_| self.pause.pause()).await;
+            let ahead = WarmPlan::device().with_pause(&self.pause);
+            let told = |_: &_| self.pause.pause();
+            let done = self.reader.warm_with_progress(ahead, told).await;
             assert_eq!(done.expect("all is healthy").done_blocks, BLOCKS);
         })
     }
@@ -132,7 +133,7 @@ impl World {
 
     fn scrub(&self) -> Task<'_> {
         Box::pin(async {
-            let report = self.reader.scrub(|_| ()).await.expect("all is healthy");
+            let report = self.reader.scrub().await.expect("all is healthy");
             assert!(
                 report.dropped_blocks <= 1,
                 "at most one is damaged: {report:?}"
@@ -216,7 +217,7 @@ impl World {
         finish(self.ensure(0, BLOCKS));
         finish(self.flush());
         assert_eq!(finish(self.reader.get_stats()).cached_blocks, BLOCKS);
-        let report = finish(self.reader.scrub(|_| ())).unwrap();
+        let report = finish(self.reader.scrub()).unwrap();
         assert_eq!(report.intact_blocks, BLOCKS, "{report:?}");
         self.check_file();
     }
@@ -425,7 +426,7 @@ fn opening_can_be_dropped_anywhere_and_again_anywhere() {
                     source,
                     backend,
                     reader,
-                    pause: Pause::new(),
+                    pause: PauseSwitch::new(),
                 };
                 world.check();
                 if first_done {

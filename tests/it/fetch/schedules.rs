@@ -12,7 +12,8 @@ use crate::support::{
     for_seeds, lock, read,
 };
 use gibblox_cache::{
-    CacheConfig, CacheOps, CachedBlockReader, Pause, ScrubReport, VerifyPolicy, Warm, WarmProgress,
+    BypassPolicy, CacheConfig, CacheOps, CachedBlockReader, PauseSwitch, ScrubReport, VerifyPolicy,
+    WarmPlan, WarmProgress, WiderFetches,
 };
 use gibblox_core::{BlockReader, GibbloxError, GibbloxResult, ReadContext};
 use std::collections::{BTreeMap, BTreeSet};
@@ -112,7 +113,7 @@ struct World<'a, C> {
     living: BTreeMap<usize, Living>,
     bad: Bad,
     /// Holds what is warmed.
-    pause: Pause,
+    pause: PauseSwitch,
     backend_sick: bool,
     /// Blocks that are valid beyond doubt, as long as nothing can take that away from them.
     oracle: Oracle,
@@ -147,7 +148,7 @@ impl<C: CacheOps> World<'_, C> {
                 }
                 Wish::Warm(ranges) => Got::Warmed(warm(reader, ranges, &pause).await),
                 Wish::Flush => Got::Done(reader.flush_cache().await),
-                Wish::Scrub => Got::Scrubbed(reader.scrub(|_| ()).await),
+                Wish::Scrub => Got::Scrubbed(reader.scrub().await),
                 Wish::Invalidate(lba, blocks) => Got::Done(reader.invalidate(lba, blocks).await),
             }
         });
@@ -433,9 +434,9 @@ impl<C: CacheOps> World<'_, C> {
 async fn warm<S: BlockReader, C: CacheOps>(
     reader: &CachedBlockReader<S, C>,
     ranges: [(u64, u64); 2],
-    pause: &Pause,
+    pause: &PauseSwitch,
 ) -> GibbloxResult<WarmProgress> {
-    let ahead = Warm::ranges(ranges.map(|(lba, blocks)| lba..lba + blocks)).with_pause(pause);
+    let ahead = WarmPlan::ranges(ranges.map(|(lba, blocks)| lba..lba + blocks)).with_pause(pause);
     let mut last: Option<WarmProgress> = None;
     let tell = |now: &WarmProgress| {
         assert!(now.done_blocks <= now.wanted_blocks, "{now:?}");
@@ -449,7 +450,7 @@ async fn warm<S: BlockReader, C: CacheOps>(
         }
         last = Some(*now);
     };
-    let done = reader.warm(ahead, tell).await?;
+    let done = reader.warm_with_progress(ahead, tell).await?;
     assert_eq!(last, Some(done), "what is returned was told");
     Ok(done)
 }
@@ -487,18 +488,22 @@ fn random_config(rng: &mut Rng, hazards: &[Hazard], block_size: u32) -> CacheCon
         .with_fetches_at_once(1 + rng.below(4) as u32)
         .with_verify(verify);
     let config = if rng.chance(50) {
-        config.with_bypass(1 + rng.below(6) as u32, 1 + rng.below(4) as u32)
+        config.with_bypass(BypassPolicy {
+            after_failures: 1 + rng.below(6) as u32,
+            probe_after_reads: 1 + rng.below(4) as u32,
+        })
     } else {
         config
     };
     if !hazards.contains(&Unasked) {
         return config;
     }
-    config
-        .with_read_around_bytes(block_size * rng.below(9) as u32)
-        .with_read_ahead_bytes(block_size * rng.below(9) as u32)
-        .with_read_ahead_after(2 + rng.below(2) as u32)
-        .with_merge_gap_blocks(rng.below(4) as u32)
+    let wider_fetches = WiderFetches::new()
+        .with_around_bytes(block_size * rng.below(9) as u32)
+        .with_ahead_bytes(block_size * rng.below(9) as u32)
+        .with_ahead_after_reads(2 + rng.below(2) as u32)
+        .with_gap_blocks(rng.below(4) as u32);
+    config.with_wider_fetches(wider_fetches)
 }
 
 fn random_gates(rng: &mut Rng, source: &Source, backend: &Backend) {
@@ -570,11 +575,11 @@ fn live<C: CacheOps>(
         poller: Poller::new(),
         living: BTreeMap::new(),
         bad,
-        pause: Pause::new(),
+        pause: PauseSwitch::new(),
         backend_sick: false,
         oracle: Oracle::new(),
         at_least,
-        merges_gaps: config.merge_gap_blocks() != 0,
+        merges_gaps: config.wider_fetches().gap_blocks() != 0,
         again_before,
         looked: 0,
         finished: 0,
@@ -620,7 +625,7 @@ fn live<C: CacheOps>(
             let again = fetched_again(source) - again_before;
             assert_eq!(again, counters.refetched_blocks, "but for gaps");
         }
-        if config.merge_gap_blocks() != 0 {
+        if config.wider_fetches().gap_blocks() != 0 {
             // What lies in a gap comes from the source, and only now does damage of it show.
             check_read(&reader, source, 0, source.blocks());
         }

@@ -33,7 +33,7 @@ async fn work<C: CacheOps>(reader: &CachedBlockReader<Arc<Source>, C>, source: &
         match rng.below(20) {
             0 => reader.flush_cache().await.unwrap(),
             1 => {
-                let report = reader.scrub(|_| ()).await.unwrap();
+                let report = reader.scrub().await.unwrap();
                 assert_eq!(report.dropped_blocks, 0, "{report:?}");
             }
             2 | 3 => {

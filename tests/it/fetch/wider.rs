@@ -8,25 +8,36 @@ use crate::support::{
     Backend, Poller, Reader, Rng, Source, cache_blocks, check_read, finish, for_seeds, open,
     open_with, polls_to_finish, read,
 };
-use gibblox_cache::{CacheConfig, CachedBlockReader, VerifyPolicy};
+use gibblox_cache::{CacheConfig, CachedBlockReader, VerifyPolicy, WiderFetches};
 use gibblox_core::{GibbloxErrorKind, ReadContext};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const BLOCK: u32 = 16;
 
+/// `config`, with fetches that are wider by `widen`.
+fn wider(config: CacheConfig, widen: impl FnOnce(WiderFetches) -> WiderFetches) -> CacheConfig {
+    config.with_wider_fetches(widen(config.wider_fetches()))
+}
+
 fn around(blocks: u32) -> CacheConfig {
-    CacheConfig::new().with_read_around_bytes(blocks * BLOCK)
+    wider(CacheConfig::new(), |fetches| {
+        fetches.with_around_bytes(blocks * BLOCK)
+    })
 }
 
 fn ahead(after: u32, most_blocks: u32) -> CacheConfig {
-    CacheConfig::new()
-        .with_read_ahead_after(after)
-        .with_read_ahead_bytes(most_blocks * BLOCK)
+    wider(CacheConfig::new(), |fetches| {
+        fetches
+            .with_ahead_after_reads(after)
+            .with_ahead_bytes(most_blocks * BLOCK)
+    })
 }
 
 fn gap(blocks: u32) -> CacheConfig {
-    CacheConfig::new().with_merge_gap_blocks(blocks)
+    wider(CacheConfig::new(), |fetches| {
+        fetches.with_gap_blocks(blocks)
+    })
 }
 
 /// A device of so many blocks of which these are cached, by a reader that fetches what it is asked for.
@@ -78,9 +89,11 @@ fn limits_that_make_no_sense_are_refused() {
         assert_eq!(error.kind(), GibbloxErrorKind::InvalidInput);
     }
     // Less than two blocks around a read, or than one ahead of it, is none.
-    let config = around(1)
-        .with_read_ahead_bytes(BLOCK - 1)
-        .with_read_ahead_after(2);
+    let config = wider(around(1), |fetches| {
+        fetches
+            .with_ahead_bytes(BLOCK - 1)
+            .with_ahead_after_reads(2)
+    });
     let (source, _, reader) = world(8, config, &[]);
     assert_eq!(
         reads_of(&reader, &source, &[(0, 1), (1, 1), (2, 1)]),
@@ -213,7 +226,7 @@ fn a_reader_in_sequence_goes_on_over_what_is_cached() {
         let cached = [3, 7, 8];
         let (source, _, reader) = world(100, ahead(2, 4), &cached);
         if trusted {
-            finish(reader.scrub(|_| ())).expect("all is healthy");
+            finish(reader.scrub()).expect("all is healthy");
         }
         let sequence: Vec<_> = (0..14).map(|lba| (lba, 1)).collect();
         let fetched = [(0, 1), (1, 2), (4, 3), (9, 5)];
@@ -227,7 +240,9 @@ fn random_reads_fetch_nothing_unasked() {
     for percent in [0, 10, 50, 90, 99] {
         for_seeds(2, |rng| {
             let (source, backend) = (Source::new(5, 8, BLOCKS), Backend::new());
-            let config = CacheConfig::new().with_read_ahead_bytes(1 << 20);
+            let config = wider(CacheConfig::new(), |fetches| {
+                fetches.with_ahead_bytes(1 << 20)
+            });
             let cached: Vec<_> = (0..BLOCKS).filter(|_| rng.chance(percent)).collect();
             // Half of what is cached was found, half was fetched by this process.
             let (found, fetched) = cached.split_at(cached.len() / 2);
@@ -300,10 +315,12 @@ fn short_gaps_are_fetched_over_and_not_stored_again() {
 
 #[test]
 fn all_of_it_together() {
-    let config = around(4)
-        .with_read_ahead_bytes(4 * BLOCK)
-        .with_read_ahead_after(2)
-        .with_merge_gap_blocks(1);
+    let config = wider(around(4), |fetches| {
+        fetches
+            .with_ahead_bytes(4 * BLOCK)
+            .with_ahead_after_reads(2)
+            .with_gap_blocks(1)
+    });
     let (source, _, reader) = world(100, config, &[3, 11]);
     // Around, up to the valid block.
     assert_eq!(reads_of(&reader, &source, &[(1, 1)]), [(0, 3)]);
@@ -318,10 +335,12 @@ fn all_of_it_together() {
 
 /// All three, small enough for a small device.
 fn everything() -> CacheConfig {
-    around(4)
-        .with_read_ahead_bytes(4 * BLOCK)
-        .with_read_ahead_after(2)
-        .with_merge_gap_blocks(2)
+    wider(around(4), |fetches| {
+        fetches
+            .with_ahead_bytes(4 * BLOCK)
+            .with_ahead_after_reads(2)
+            .with_gap_blocks(2)
+    })
 }
 
 #[test]
@@ -540,7 +559,7 @@ fn with_every_read_compared_it_is_counted_once_and_damage_is_found() {
 fn a_scrub_uses_nothing() {
     let (source, _, reader) = world(16, around(8), &[]);
     check_read(&reader, &source, 5, 1);
-    let report = finish(reader.scrub(|_| ())).expect("all is healthy");
+    let report = finish(reader.scrub()).expect("all is healthy");
     assert_eq!((report.intact_blocks, report.dropped_blocks), (8, 0));
     assert_eq!(counts(&reader), (7, 0, 0));
     // It trusts what it has compared, so that reading it is a plain hit, which counts nothing.
@@ -614,10 +633,12 @@ fn a_hit_is_as_short_as_ever() {
 #[test]
 fn readers_at_once_fetch_each_block_once() {
     for_seeds(300, |rng: &mut Rng| {
-        let config = around(1 + rng.below(8) as u32)
-            .with_read_ahead_bytes(rng.below(8) as u32 * BLOCK)
-            .with_read_ahead_after(2)
-            .with_fetches_at_once(1 + rng.below(4) as u32);
+        let config = wider(around(1 + rng.below(8) as u32), |fetches| {
+            fetches
+                .with_ahead_bytes(rng.below(8) as u32 * BLOCK)
+                .with_ahead_after_reads(2)
+        });
+        let config = config.with_fetches_at_once(1 + rng.below(4) as u32);
         let (source, _, reader) = world(24, config, &[]);
         source.gate.shut();
         let mut poller = Poller::new();

@@ -31,6 +31,12 @@ fn counted<C: CacheOps, R>(
     reader.counters().since(&before)
 }
 
+/// What `read_blocks` was asked for, by what was valid when it looked.
+fn asked(counters: &mut CacheCounters, hits: u64, misses: u64) {
+    counters.hits = hits;
+    counters.misses = misses;
+}
+
 /// `blocks` blocks served by `read_blocks`.
 fn served(counters: &mut CacheCounters, blocks: u64) {
     counters.served_blocks = blocks;
@@ -69,6 +75,7 @@ fn a_plain_hit_is_one_backend_read_and_its_blocks_are_served() {
     for blocks in 1..=BLOCKS {
         let hit = only(|counters| {
             counters.backend_reads = 1;
+            asked(counters, blocks, 0);
             served(counters, blocks);
         });
         let by_waiting = counted(&waiting, || check_read(&waiting, &source, 0, blocks));
@@ -86,6 +93,7 @@ fn a_cold_read_is_one_source_read_and_three_writes() {
         cold,
         only(|counters| {
             fetched(counters, 1, 5);
+            asked(counters, 0, 5);
             served(counters, 5);
             counters.backend_writes = 3;
         })
@@ -95,6 +103,7 @@ fn a_cold_read_is_one_source_read_and_three_writes() {
         mixed,
         only(|counters| {
             fetched(counters, 2, BLOCKS - 5);
+            asked(counters, 5, BLOCKS - 5);
             served(counters, BLOCKS);
             counters.backend_reads = 1;
             counters.backend_writes = 6;
@@ -131,6 +140,7 @@ fn a_hit_that_fails_is_served_by_the_source_and_counted_once() {
     let failed = counted(&reader, || check_read(&reader, &source, 1, 2));
     let expected = only(|counters| {
         fetched(counters, 1, 2);
+        asked(counters, 2, 0);
         served(counters, 2);
         counters.backend_reads = 2;
         counters.backend_read_failures = 2;
@@ -148,7 +158,11 @@ fn a_dropped_hit_was_a_hit_and_a_backend_read_but_not_served() {
     check_read(&reader, &source, 0, 4);
     backend.gate.shut();
     let dropped = counted(&reader, || drop_where_it_waits(read(&reader, 0, 3)));
-    assert_eq!(dropped, only(|counters| counters.backend_reads = 1));
+    let expected = only(|counters| {
+        asked(counters, 3, 0);
+        counters.backend_reads = 1;
+    });
+    assert_eq!(dropped, expected);
     assert_eq!(finish(reader.get_stats()).total_hits, 3);
 }
 
@@ -162,10 +176,14 @@ fn a_call_under_way_is_counted_when_it_is_over() {
     let mut poller = Poller::new();
     let task = poller.spawn(read(&reader, 0, 2));
     poller.run();
-    assert_eq!(so_far(), CacheCounters::default(), "asked, not answered");
+    let missed = only(|counters| asked(counters, 0, 2));
+    assert_eq!(so_far(), missed, "asked, not answered");
     source.gate.open();
     poller.run();
-    let fetched = only(|counters| fetched(counters, 1, 2));
+    let fetched = only(|counters| {
+        fetched(counters, 1, 2);
+        asked(counters, 0, 2);
+    });
     assert_eq!(so_far(), fetched, "the first write waits");
     for writes in 1..=3 {
         backend.gate.release_all();
@@ -186,7 +204,9 @@ fn source_reads_count_however_they_end_and_only_whole_ones_fetch() {
     for fault in [SourceFault::io("bad"), SourceFault::Short(BLOCK as usize)] {
         source.fail(move |_| Some(fault.clone()));
         let by_reading = counted(&reader, || assert!(finish(read(&reader, 0, 3)).is_err()));
-        assert_eq!(by_reading, failed);
+        let mut missed = failed;
+        asked(&mut missed, 0, 3);
+        assert_eq!(by_reading, missed);
         let ahead = reader.ensure_cached(0, 3, ReadContext::BACKGROUND);
         let by_caching = counted(&reader, || assert!(finish(ahead).is_err()));
         assert_eq!(by_caching, failed);
@@ -194,7 +214,11 @@ fn source_reads_count_however_they_end_and_only_whole_ones_fetch() {
     source.heal();
     source.gate.shut();
     let dropped = counted(&reader, || drop_where_it_waits(read(&reader, 0, 3)));
-    assert_eq!(dropped, only(|counters| counters.source_reads = 1));
+    let expected = only(|counters| {
+        asked(counters, 0, 3);
+        counters.source_reads = 1;
+    });
+    assert_eq!(dropped, expected);
     source.gate.open();
     let ahead = reader.ensure_cached(0, 3, ReadContext::BACKGROUND);
     let cached = counted(&reader, || finish(ahead).unwrap());
@@ -212,6 +236,7 @@ fn what_cannot_be_stored_was_fetched_and_is_served() {
     let unstored = counted(&reader, || check_read(&reader, &source, 0, 3));
     let expected = only(|counters| {
         fetched(counters, 1, 3);
+        asked(counters, 0, 3);
         served(counters, 3);
         counters.backend_writes = 1;
         counters.backend_write_failures = 1;
@@ -297,6 +322,7 @@ fn a_dropped_write_is_a_write_and_no_failure() {
     let dropped = counted(&reader, || drop_where_it_waits(read(&reader, 0, 2)));
     let expected = only(|counters| {
         fetched(counters, 1, 2);
+        asked(counters, 0, 2);
         counters.backend_writes = 1;
     });
     assert_eq!(dropped, expected);
@@ -324,6 +350,7 @@ fn blocks_that_do_not_match_are_counted_and_fetched() {
         counters.backend_reads = 2;
         fetched(counters, 2, 3);
         counters.backend_writes = 6;
+        asked(counters, 6, 0);
         served(counters, 6);
     });
     assert_eq!(repaired, expected);
@@ -407,6 +434,10 @@ fn whatever_fails_failures_and_calls_are_counted_as_they_arrived_and_the_sums_ho
         }
         let (counters, stats) = (reader.counters(), finish(reader.get_stats()));
         assert_eq!(stats.total_hits + stats.total_misses, served + lost);
+        assert_eq!(
+            (counters.hits, counters.misses),
+            (stats.total_hits, stats.total_misses)
+        );
         assert_eq!(counters.served_blocks, served);
         assert_eq!(counters.served_bytes, served * u64::from(BLOCK));
         assert_eq!(
@@ -427,7 +458,7 @@ fn snapshots_can_be_serialized() {
     fn can_be<T: serde::Serialize>(_: T) {}
     let (_source, _backend, reader) = setup();
     can_be(reader.counters());
-    can_be(reader.health());
+    can_be(reader.state());
     can_be(finish(reader.get_stats()));
-    can_be(finish(reader.scrub(|_| ())).unwrap());
+    can_be(finish(reader.scrub()).unwrap());
 }

@@ -208,7 +208,7 @@ fn a_scrub_reports_what_it_saw_and_drops_what_is_damaged() {
         damage(&source, &backend, lba);
     }
     let mut seen = Vec::new();
-    let report = finish(reader.scrub(|progress| seen.push(*progress))).unwrap();
+    let report = finish(reader.scrub_with_progress(|progress| seen.push(*progress))).unwrap();
     assert_eq!(report.scanned_blocks, 13);
     assert_eq!(report.intact_blocks, 10);
     assert_eq!(report.dropped_blocks, 3);

@@ -8,7 +8,7 @@ use crate::support::source::{Call, Fault, Op as SourceOp};
 use crate::support::{Backend, Poller, Source, finish, lock, read};
 use async_trait::async_trait;
 use core::fmt;
-use gibblox_cache::{CacheConfig, CacheOps, CachedBlockReader, OfflinePolicy};
+use gibblox_cache::{CacheConfig, CacheOps, CachedBlockReader, OfflinePolicy, WiderFetches};
 use gibblox_core::{BlockReader, GibbloxError, GibbloxErrorKind, GibbloxResult, ReadContext};
 use std::sync::{Arc, Mutex};
 
@@ -171,7 +171,7 @@ fn what_is_cached_is_served_and_the_rest_is_the_error_of_the_source() {
             &finish(reader.ensure_cached(0, BLOCKS, ctx)).unwrap_err()
         ));
         finish(reader.flush_cache()).unwrap();
-        assert_eq!(finish(reader.scrub(|_| ())).unwrap().dropped_blocks, 0);
+        assert_eq!(finish(reader.scrub()).unwrap().dropped_blocks, 0);
         assert_eq!(
             source.reads(),
             [],
@@ -245,13 +245,13 @@ fn many_who_miss_at_once_ask_once() {
 
 #[test]
 fn where_more_is_fetched_than_was_asked_for_a_read_asks_once_too() {
+    let wider = WiderFetches::new();
     for widened in [
-        config().with_read_around_bytes(4 * BLOCK),
-        config()
-            .with_read_ahead_bytes(4 * BLOCK)
-            .with_read_ahead_after(2),
-        config().with_merge_gap_blocks(4),
+        wider.with_around_bytes(4 * BLOCK),
+        wider.with_ahead_bytes(4 * BLOCK).with_ahead_after_reads(2),
+        wider.with_gap_blocks(4),
     ] {
+        let widened = config().with_wider_fetches(widened);
         let (source, backend) = (source(), Backend::with_bytes(files()[0].clone()));
         let remote = Remote::of(&source);
         cut_off(&source);
@@ -273,7 +273,7 @@ fn where_more_is_fetched_than_was_asked_for_a_read_asks_once_too() {
         let counters = reader.counters();
         assert_eq!(
             counters.unasked_fetched_blocks > 0,
-            widened.merge_gap_blocks() == 0
+            widened.wider_fetches().gap_blocks() == 0
         );
     }
 }

@@ -8,7 +8,7 @@ use crate::support::{
     open_with, read,
 };
 use core::ops::Range;
-use gibblox_cache::{CacheConfig, MemoryCacheOps, Pause, Warm, WarmProgress};
+use gibblox_cache::{CacheConfig, MemoryCacheOps, PauseSwitch, WarmPlan, WarmProgress};
 use gibblox_core::{GibbloxErrorKind, GibbloxResult, ReadContext, ReadPriority};
 use std::sync::Arc;
 
@@ -29,9 +29,10 @@ fn world(blocks: u64, window: u32) -> (Arc<Source>, Arc<Backend>, Reader) {
     (source, backend, reader)
 }
 
-async fn warm(reader: &Reader, warm: Warm) -> (GibbloxResult<WarmProgress>, Told) {
+async fn warm(reader: &Reader, plan: WarmPlan) -> (GibbloxResult<WarmProgress>, Told) {
     let mut told = Told::new();
-    let done = reader.warm(warm, |now| told.push((now.done_blocks, now.fetched_blocks)));
+    let done =
+        reader.warm_with_progress(plan, |now| told.push((now.done_blocks, now.fetched_blocks)));
     (done.await, told)
 }
 
@@ -54,7 +55,7 @@ fn what_is_missing_is_fetched_window_by_window_and_each_fetch_is_told() {
     let (source, _, reader) = world(10, 4);
     cache_blocks(&reader, &source, [1, 5, 6]);
     source.forget();
-    let (done, told) = finish(warm(&reader, Warm::device().with_windows_at_once(1)));
+    let (done, told) = finish(warm(&reader, WarmPlan::device().with_windows_at_once(1)));
     assert_eq!(source.reads(), [(0, 1), (2, 2), (4, 1), (7, 1), (8, 2)]);
     let expected = [(3, 0), (4, 1), (6, 3), (7, 4), (8, 5), (10, 7)];
     assert_eq!(told, expected, "begins with what was there, ends with all");
@@ -73,7 +74,10 @@ fn what_is_missing_is_fetched_window_by_window_and_each_fetch_is_told() {
 fn ranges_may_overlap_and_come_in_any_order() {
     let (source, _, reader) = world(24, 100);
     let ranges = [8..12, 2..5, 20..20, 4..9, 16..17, 12..13, 99..99];
-    let (done, told) = finish(warm(&reader, Warm::ranges(ranges).with_windows_at_once(1)));
+    let (done, told) = finish(warm(
+        &reader,
+        WarmPlan::ranges(ranges).with_windows_at_once(1),
+    ));
     assert_eq!(source.reads(), [(2, 11), (16, 1)]);
     assert_eq!(told, [(0, 0), (11, 11), (12, 12)]);
     assert_eq!(done.unwrap().wanted_blocks, 12);
@@ -92,7 +96,7 @@ fn any_three_ranges_are_the_set_of_their_blocks() {
             let wanted = |lba: &u64| a.contains(lba) || b.contains(lba) || c.contains(lba);
             let fetches: Vec<_> = (0..BLOCKS).map(|lba| usize::from(wanted(&lba))).collect();
             let count = fetches.iter().sum::<usize>() as u64;
-            let three = Warm::ranges([a.clone(), b.clone(), c.clone()]);
+            let three = WarmPlan::ranges([a.clone(), b.clone(), c.clone()]);
             let (done, told) = finish(warm(&reader, three));
             assert_eq!(source.fetches(), fetches, "{a:?}, {b:?}, {c:?}");
             let done = done.unwrap();
@@ -111,14 +115,14 @@ fn what_makes_no_sense_is_refused_before_anything_is_fetched() {
     )]
     let backwards = 5..3;
     for (wish, kind) in [
-        (Warm::ranges([0..4, 7..9]), GibbloxErrorKind::OutOfRange),
-        (Warm::range(8..u64::MAX), GibbloxErrorKind::OutOfRange),
+        (WarmPlan::ranges([0..4, 7..9]), GibbloxErrorKind::OutOfRange),
+        (WarmPlan::range(8..u64::MAX), GibbloxErrorKind::OutOfRange),
         (
-            Warm::ranges([0..4, backwards]),
+            WarmPlan::ranges([0..4, backwards]),
             GibbloxErrorKind::InvalidInput,
         ),
         (
-            Warm::device().with_windows_at_once(0),
+            WarmPlan::device().with_windows_at_once(0),
             GibbloxErrorKind::InvalidInput,
         ),
     ] {
@@ -132,18 +136,18 @@ fn what_makes_no_sense_is_refused_before_anything_is_fetched() {
 #[test]
 fn nothing_is_done_at_once_and_told_once() {
     let (source, backend, reader) = world(8, 4);
-    for wish in [Warm::ranges([]), Warm::ranges([3..3, 9..9])] {
+    for wish in [WarmPlan::ranges([]), WarmPlan::ranges([3..3, 9..9])] {
         let (done, told) = finish(warm(&reader, wish));
         assert_eq!((done.unwrap().wanted_blocks, told), (0, vec![(0, 0)]));
     }
     check_read(&reader, &source, 0, 8);
     source.forget();
     backend.forget();
-    let (done, told) = finish(warm(&reader, Warm::device()));
+    let (done, told) = finish(warm(&reader, WarmPlan::device()));
     assert_eq!((done.unwrap().done_blocks, told), (8, vec![(8, 0)]));
     assert_eq!((source.reads(), backend.calls()), (vec![], vec![]));
     let (source, backend) = (Source::new(21, BLOCK, 0), Backend::new());
-    let (done, told) = finish(warm(&open(&source, &backend), Warm::device()));
+    let (done, told) = finish(warm(&open(&source, &backend), WarmPlan::device()));
     assert_eq!((done.unwrap().wanted_blocks, told), (0, vec![(0, 0)]));
 }
 
@@ -153,7 +157,7 @@ fn as_many_fetches_are_under_way_as_are_allowed() {
         let (source, _, reader) = world(20, 2);
         source.gate.shut();
         let mut poller = Poller::new();
-        let wish = Warm::device().with_windows_at_once(windows);
+        let wish = WarmPlan::device().with_windows_at_once(windows);
         let task = poller.spawn(warm(&reader, wish));
         poller.run();
         while let [.., (ticket, _)] = source.gate.held()[..] {
@@ -176,7 +180,7 @@ fn what_is_left_of_a_window_comes_before_the_next_window() {
         None
     });
     poller.run();
-    let wish = Warm::device().with_windows_at_once(1);
+    let wish = WarmPlan::device().with_windows_at_once(1);
     let task = poller.spawn(async { Some(warm(&reader, wish).await) });
     poller.run();
     while source.gate.release_all() > 0 {
@@ -190,7 +194,7 @@ fn what_is_left_of_a_window_comes_before_the_next_window() {
 #[test]
 fn the_source_hears_the_context() {
     let (source, _, reader) = world(4, 4);
-    let wish = Warm::device().with_context(ReadContext::READAHEAD);
+    let wish = WarmPlan::device().with_context(ReadContext::READAHEAD);
     finish(warm(&reader, wish)).0.unwrap();
     assert_eq!(source.calls()[0].ctx, ReadContext::READAHEAD);
 }
@@ -203,7 +207,7 @@ fn progress_only_grows_and_ends_with_all_whoever_fetches_beside() {
         cache_blocks(&reader, &source, found.iter().copied());
         source.gate.shut();
         let mut poller = Poller::new();
-        let wish = Warm::device().with_windows_at_once(1 + rng.below(3) as u32);
+        let wish = WarmPlan::device().with_windows_at_once(1 + rng.below(3) as u32);
         let task = poller.spawn(async { Some(warm(&reader, wish).await) });
         poller.run();
         for _ in 0..rng.below(8) {
@@ -249,7 +253,7 @@ fn what_others_cached_counts_when_the_work_gets_there() {
         _ => Mode::Open,
     });
     let mut poller = Poller::new();
-    let task = poller.spawn(warm(&reader, Warm::device().with_windows_at_once(1)));
+    let task = poller.spawn(warm(&reader, WarmPlan::device().with_windows_at_once(1)));
     poller.run();
     check_read(&reader, &source, 2, 4);
     for _ in 0..2 {
@@ -269,7 +273,7 @@ fn the_first_error_ends_it_and_what_is_under_way_is_finished() {
     source.fail_block(2, "block 2 is bad");
     source.gate.shut();
     let mut poller = Poller::new();
-    let task = poller.spawn(warm(&reader, Warm::device().with_windows_at_once(3)));
+    let task = poller.spawn(warm(&reader, WarmPlan::device().with_windows_at_once(3)));
     poller.run();
     assert_eq!(held(&source), [(0, 2), (2, 2), (4, 2)]);
     assert_eq!(source.gate.release_where(|call| call.touches(2)), 1);
@@ -290,7 +294,7 @@ fn the_first_error_ends_it_and_what_is_under_way_is_finished() {
 
 #[test]
 fn every_call_of_the_source_may_fail_and_a_second_time_goes_on_where_it_was() {
-    let ranges = || Warm::ranges([0..5, 7..12]).with_windows_at_once(2);
+    let ranges = || WarmPlan::ranges([0..5, 7..12]).with_windows_at_once(2);
     for nth in 0.. {
         let (source, _, reader) = world(12, 3);
         source.fail(move |call| (call.index == nth).then(|| Fault::io("once")));
@@ -320,7 +324,7 @@ fn every_call_of_the_backend_may_fail_and_ok_means_that_all_is_there() {
     for nth in 0.. {
         let (source, backend, reader) = world(12, 3);
         backend.fail(move |call| (call.index == nth).then_some(backend::Fault::Error));
-        let (done, _) = finish(warm(&reader, Warm::device()));
+        let (done, _) = finish(warm(&reader, WarmPlan::device()));
         let calls = backend.calls().len();
         backend.heal();
         match done {
@@ -330,7 +334,7 @@ fn every_call_of_the_backend_may_fail_and_ok_means_that_all_is_there() {
             }
             Ok(_) => assert_eq!(finish(reader.get_stats()).cached_blocks, 12),
         }
-        finish(warm(&reader, Warm::device())).0.unwrap();
+        finish(warm(&reader, WarmPlan::device())).0.unwrap();
         source.forget();
         check_read(&reader, &source, 0, 12);
         assert_eq!(source.reads(), []);
@@ -349,12 +353,12 @@ fn a_fetch_that_fails_for_a_reader_is_no_error_of_a_wider_wish() {
     let first = poller.spawn(async { read(&reader, 2, 2).await.map(|_| ()) });
     poller.run();
     let task = poller.spawn(async {
-        warm(&reader, Warm::ranges([2..4, 6..8]))
+        warm(&reader, WarmPlan::ranges([2..4, 6..8]))
             .await
             .0
             .map(|_| ())
     });
-    let same = poller.spawn(async { warm(&reader, Warm::range(2..4)).await.0.map(|_| ()) });
+    let same = poller.spawn(async { warm(&reader, WarmPlan::range(2..4)).await.0.map(|_| ()) });
     poller.run();
     source.fail(|call| (call.index == 0).then(|| Fault::io("once")));
     while source.gate.release_all() > 0 {
@@ -370,10 +374,12 @@ fn a_fetch_that_fails_for_a_reader_is_no_error_of_a_wider_wish() {
 #[test]
 fn a_pause_finishes_what_is_under_way_and_begins_nothing() {
     let (source, _, reader) = world(20, 2);
-    let pause = Pause::new();
+    let pause = PauseSwitch::new();
     source.gate.shut();
     let mut poller = Poller::new();
-    let wish = Warm::device().with_windows_at_once(2).with_pause(&pause);
+    let wish = WarmPlan::device()
+        .with_windows_at_once(2)
+        .with_pause(&pause);
     let task = poller.spawn(warm(&reader, wish));
     poller.run();
     pause.pause();
@@ -400,7 +406,7 @@ fn a_pause_finishes_what_is_under_way_and_begins_nothing() {
 #[test]
 fn a_pause_stops_within_a_window_too() {
     let (source, _, reader) = world(8, 8);
-    let pause = Pause::new();
+    let pause = PauseSwitch::new();
     starve_background(&source);
     let mut poller = Poller::new();
     cache_blocks(&reader, &source, [7]);
@@ -411,7 +417,9 @@ fn a_pause_stops_within_a_window_too() {
         None
     });
     poller.run();
-    let wish = Warm::device().with_windows_at_once(1).with_pause(&pause);
+    let wish = WarmPlan::device()
+        .with_windows_at_once(1)
+        .with_pause(&pause);
     let task = poller.spawn(async { Some(warm(&reader, wish).await) });
     poller.run();
     assert_eq!(held(&source), [(3, 1), (0, 3)]);
@@ -431,11 +439,11 @@ fn a_pause_stops_within_a_window_too() {
 #[test]
 fn what_starts_paused_begins_when_it_is_resumed() {
     let (source, _, reader) = world(8, 2);
-    let pause = Pause::new();
+    let pause = PauseSwitch::new();
     pause.pause();
     pause.pause();
     let mut poller = Poller::new();
-    let task = poller.spawn(warm(&reader, Warm::device().with_pause(&pause)));
+    let task = poller.spawn(warm(&reader, WarmPlan::device().with_pause(&pause)));
     poller.run();
     assert_eq!(source.reads(), []);
     assert!(pause.is_paused());
@@ -453,20 +461,20 @@ fn what_starts_paused_begins_when_it_is_resumed() {
 #[test]
 fn what_is_all_there_does_not_wait_for_a_pause() {
     let (source, _, reader) = world(8, 2);
-    let pause = Pause::new();
+    let pause = PauseSwitch::new();
     check_read(&reader, &source, 0, 8);
     pause.pause();
-    let wish = Warm::device().with_pause(&pause);
+    let wish = WarmPlan::device().with_pause(&pause);
     assert!(finish(warm(&reader, wish)).0.is_ok());
 }
 
 #[test]
 fn a_pause_after_the_last_fetch_began_holds_nothing_up() {
     let (source, _, reader) = world(4, 2);
-    let pause = Pause::new();
+    let pause = PauseSwitch::new();
     source.gate.shut();
     let mut poller = Poller::new();
-    let wish = Warm::device().with_pause(&pause);
+    let wish = WarmPlan::device().with_pause(&pause);
     let task = poller.spawn(warm(&reader, wish));
     poller.run();
     pause.pause();
@@ -478,10 +486,10 @@ fn a_pause_after_the_last_fetch_began_holds_nothing_up() {
 #[test]
 fn one_pause_holds_many_and_those_dropped_in_it_are_forgotten() {
     let (source, _, reader) = world(8, 2);
-    let pause = Pause::new();
+    let pause = PauseSwitch::new();
     pause.pause();
     let mut poller = Poller::new();
-    let wish = |range| warm(&reader, Warm::range(range).with_pause(&pause));
+    let wish = |range| warm(&reader, WarmPlan::range(range).with_pause(&pause));
     let tasks = [0..4, 2..6, 5..8].map(|range| poller.spawn(wish(range)));
     poller.run();
     poller.cancel(tasks[1]);
@@ -498,11 +506,13 @@ fn one_pause_holds_many_and_those_dropped_in_it_are_forgotten() {
 #[test]
 fn an_error_in_a_pause_ends_it() {
     let (source, _, reader) = world(8, 2);
-    let pause = Pause::new();
+    let pause = PauseSwitch::new();
     source.gate.shut();
     source.fail_block(2, "block 2 is bad");
     let mut poller = Poller::new();
-    let wish = Warm::device().with_windows_at_once(2).with_pause(&pause);
+    let wish = WarmPlan::device()
+        .with_windows_at_once(2)
+        .with_pause(&pause);
     let task = poller.spawn(warm(&reader, wish));
     poller.run();
     pause.pause();
@@ -516,10 +526,12 @@ fn an_error_in_a_pause_ends_it() {
 #[test]
 fn progress_may_pause_and_resume_what_it_tells_of() {
     let (source, _, reader) = world(8, 2);
-    let pause = Pause::new();
-    let wish = Warm::device().with_windows_at_once(1).with_pause(&pause);
+    let pause = PauseSwitch::new();
+    let wish = WarmPlan::device()
+        .with_windows_at_once(1)
+        .with_pause(&pause);
     let mut poller = Poller::new();
-    let task = poller.spawn(reader.warm(wish, |_| pause.pause()));
+    let task = poller.spawn(reader.warm_with_progress(wish, |_| pause.pause()));
     for blocks in [0, 2, 4, 6] {
         poller.run();
         assert_eq!(finish(reader.get_stats()).cached_blocks, blocks);
@@ -536,14 +548,14 @@ fn it_can_be_moved_to_another_thread_and_paused_from_there() {
         value
     }
     fn is_shared<T: Send + Sync + 'static>() {}
-    is_shared::<Pause>();
-    is_shared::<Warm>();
+    is_shared::<PauseSwitch>();
+    is_shared::<WarmPlan>();
     let source = Source::new(21, BLOCK, 8);
     let opening = gibblox_cache::CachedBlockReader::new(source, MemoryCacheOps::new());
     let reader = finish(opening).unwrap();
-    let pause = Pause::new();
+    let pause = PauseSwitch::new();
     let mut told = 0;
-    let warming = reader.warm(Warm::device().with_pause(&pause), |_| told += 1);
+    let warming = reader.warm_with_progress(WarmPlan::device().with_pause(&pause), |_| told += 1);
     assert!(finish(is_send(warming)).is_ok());
     assert_eq!(told, 2);
 }
@@ -563,7 +575,7 @@ impl Ahead {
     /// Caches the whole device, nothing else.
     async fn run(self, reader: &Reader, blocks: u64) -> GibbloxResult<Vec<u8>> {
         match self {
-            Self::Warm => reader.warm(Warm::device(), |_| ()).await.map(|_| vec![]),
+            Self::Warm => reader.warm(WarmPlan::device()).await.map(|_| vec![]),
             Self::Ensure => {
                 let all = reader.ensure_cached(0, blocks, ReadContext::BACKGROUND);
                 all.await.map(|()| vec![])
@@ -713,10 +725,12 @@ fn a_reader_takes_over_what_is_left_after_an_error() {
 #[test]
 fn a_reader_waits_for_nothing_that_is_paused() {
     let (source, _, reader) = world(64, 4);
-    let pause = Pause::new();
+    let pause = PauseSwitch::new();
     starve_background(&source);
     let mut poller = Poller::new();
-    let wish = Warm::device().with_windows_at_once(2).with_pause(&pause);
+    let wish = WarmPlan::device()
+        .with_windows_at_once(2)
+        .with_pause(&pause);
     let task = poller.spawn(warm(&reader, wish));
     poller.run();
     pause.pause();

@@ -61,7 +61,7 @@ pub(crate) async fn work(
                 assert!(flushed.is_ok() || disk.is_sick(), "flushes: {flushed:?}");
             }
             Scrub => {
-                let scrubbed = reader.scrub(|_| ()).await;
+                let scrubbed = reader.scrub().await;
                 assert!(scrubbed.is_ok() || disk.is_sick(), "scrubs: {scrubbed:?}");
             }
             Reopen => {}
