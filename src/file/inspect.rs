@@ -93,7 +93,7 @@ impl CacheFileInfo {
 ///
 /// # Cost
 ///
-/// Backend reads of the header, of a byte at the file's end (at most 64 of them where it was truncated), and of the
+/// Backend reads of the header, of a byte at the file's end (at most 128 of them where it was truncated), and of the
 /// bitmap as far as the file holds blocks. At most 64 KiB of memory for the identity and 128 KiB for a piece of the
 /// bitmap, whatever the file claims.
 ///

@@ -240,8 +240,9 @@ impl<C: CacheOps> CacheFile<C> {
             if found.is_short {
                 Box::pin(self.truncated(&mut found)).await;
             }
-            // What matches is right, whatever happened meanwhile; what does not may have been repaired.
-            if settled || comparing {
+            // What matches is right, whatever happened meanwhile. What does not, or could not be read, may have been
+            // repaired.
+            if settled || comparing && found.error.is_none() {
                 if settled {
                     let wrong = found.flaws.iter().filter(|flaw| flaw.is_wrong);
                     wrong.for_each(|flaw| self.mismatched(flaw.run));
@@ -380,17 +381,19 @@ impl<C: CacheOps> CacheFile<C> {
         Ok(())
     }
 
-    /// A block was not there: the file may have become shorter while it was open, and the next write makes it longer
-    /// again, with a hole. Drops what lies past the end.
+    /// A block was not there twice: the file may have become shorter while it was open, and the next write makes it longer
+    /// again, with a hole.
     ///
-    /// A hole matches no checksum, so what is left is compared again. Without checksums the bits of what is missing are
-    /// cleared in the file, as far as the backend lets it.
+    /// A hole matches no checksum, so it is enough to compare everything again. Without checksums what lies past the end
+    /// is dropped, here and, as far as the backend lets it, in the file.
     #[cold]
     async fn truncated(&self, found: &mut Findings) {
-        let Some(checksums) = self.opened_as() else {
+        if self.has_checksums() {
+            self.validity.distrust_all();
             return;
-        };
-        let present = present_blocks(&self.calls().quiet(), &self.layout, checksums).await;
+        }
+        let calls = self.calls().quiet();
+        let present = present_blocks(&calls, &self.layout, Checksums::Absent).await;
         let missing = present.map(|blocks| Run::new(blocks, self.geometry.total_blocks()));
         let Ok(Some(missing)) = missing else {
             return;
@@ -403,11 +406,7 @@ impl<C: CacheOps> CacheFile<C> {
         for flaw in &mut found.flaws {
             flaw.is_wrong |= flaw.run.start() >= missing.start();
         }
-        if checksums == Checksums::Xxh3 {
-            self.validity.distrust_all();
-        } else {
-            let _ = self.erase(missing).await;
-        }
+        let _ = self.erase(missing).await;
     }
 
     #[cold]

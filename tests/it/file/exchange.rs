@@ -1,6 +1,5 @@
 //! Files go both ways between this crate and the published one, and nothing is fetched twice on the way.
 
-use crate::support::backend::{Fault, Op};
 use crate::support::files::{Regions, check_file, file_of_ours, file_of_published};
 use crate::support::poll::drop_after;
 use crate::support::published::{open_published, read_published};
@@ -134,7 +133,7 @@ fn what_the_published_crate_left_without_checksums_is_never_served_unchecked() {
 }
 
 #[test]
-fn a_block_without_a_checksum_that_cannot_be_read_is_not_valid_before_it_is_overwritten() {
+fn a_block_without_a_checksum_that_is_dropped_is_not_valid_before_it_is_overwritten() {
     let source = Source::new(3, 64, 9);
     let start = Regions::of(&source).data + 3 * 64;
     let block = start..start + 64;
@@ -143,15 +142,14 @@ fn a_block_without_a_checksum_that_cannot_be_read_is_not_valid_before_it_is_over
     for polls in 1.. {
         let backend = Backend::with_bytes(file_of_published(&source, 0..9));
         backend.edit(|bytes| bytes[block.clone()].fill(0xEE));
-        let unreadable = block.start as u64;
-        backend.fail(move |call| {
-            let covers = (call.offset..call.offset + call.len as u64).contains(&unreadable);
-            (call.op == Op::Read && covers && call.len > 1).then_some(Fault::Error)
-        });
         let reader = open(&source, &backend);
         backend.gate.once();
         source.gate.once();
-        done = done || drop_after(read(&reader, 3, 1), polls);
+        let replace = async {
+            reader.invalidate(3, 1).await.expect("nothing fails");
+            read(&reader, 3, 1).await
+        };
+        done = done || drop_after(replace, polls);
         source.gate.open();
         let left = backend.bytes();
         // As long as the block is what it was, nothing in the file could tell that it is not the source's.

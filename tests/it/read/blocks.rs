@@ -406,11 +406,7 @@ fn a_backend_read_that_fails_or_is_short_is_a_miss() {
         source.forget();
         check_read(&reader, &source, 0, 8);
         check_read(&reader, &source, 0, 8);
-        assert!(
-            source.reads().is_empty(),
-            "stored again: {:?}",
-            source.reads()
-        );
+        assert_eq!(source.reads(), [], "nothing was taken back");
     }
 }
 

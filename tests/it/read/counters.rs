@@ -142,9 +142,9 @@ fn a_hit_that_fails_is_served_by_the_source_and_counted_once() {
         fetched(counters, 1, 2);
         asked(counters, 2, 0);
         served(counters, 2);
-        counters.backend_reads = 2;
-        counters.backend_read_failures = 2;
-        counters.backend_writes = 3;
+        // The hit, both blocks once more, and each alone.
+        counters.backend_reads = 4;
+        counters.backend_read_failures = 4;
     });
     assert_eq!(failed, expected);
     assert_calls_are_counted(&backend, &reader.counters());
