@@ -15,34 +15,67 @@ use gibblox_cache::MemoryCacheOps;
 use gibblox_cache_harness::{
     Copying, Device, Goal, Order, Reads, Row, Scale, Table, interleave, nanos,
 };
+use gibblox_cache_published as v001;
 
-use crate::contenders::{BLOCK, CTX, KIB, MIB, drive_all, ours, published};
+use crate::contenders::{BLOCK, CTX, KIB, MIB, Ours, Published, drive_all, ours, published};
 
-pub(crate) fn run(scale: Scale, table: &mut Table) {
+/// Both caches over a device that they hold all of, and the limit.
+pub(crate) struct Contenders {
+    pub(crate) device: Device,
+    pub(crate) published: Published<Device, v001::MemoryCacheOps>,
+    pub(crate) ours: Ours<Device, MemoryCacheOps>,
+    pub(crate) limit: Copying,
+}
+
+/// Hits of one length in one order.
+pub(crate) struct Workload {
+    pub(crate) name: &'static str,
+    pub(crate) order: Order,
+    pub(crate) len: usize,
+}
+
+/// The contenders, and what they are asked: hot, far and large.
+pub(crate) fn hit_workloads() -> (Contenders, [Workload; 3]) {
     let blocks = (64 * MIB / BLOCK) as u64;
     let device = Device::new(BLOCK, blocks, usize::MAX);
     let ours = ours(device.clone(), MemoryCacheOps::new());
-    let published = published(
-        device.clone(),
-        gibblox_cache_published::MemoryCacheOps::new(),
-    );
+    let published = published(device.clone(), v001::MemoryCacheOps::new());
     drive_all(
         ours.ensure_cached(0, blocks, CTX),
         published.ensure_cached(0, blocks, CTX),
     );
     let limit = Copying::new(&device);
-
-    let hot = Order::shuffle((5000..5004).collect());
-    let far = Order::shuffled(blocks);
+    let workload = |name, order, len| Workload { name, order, len };
     let large = Order::shuffle((0..blocks).step_by(MIB / BLOCK).collect());
-    for (workload, order, len, count, goal) in [
-        ("4 KiB hits, hot", &hot, 4 * KIB, 4000, 1.25),
-        ("4 KiB hits, over 64 MiB", &far, 4 * KIB, 2000, 1.1),
-        ("1 MiB hits, over 64 MiB", &large, MIB, 16, 1.05),
-    ] {
-        let mut published = Reads::checked(&published, &device, order, len);
-        let mut ours = Reads::checked(&ours, &device, order, len);
-        let mut limit = Reads::checked(&limit, &device, order, len);
+    let workloads = [
+        workload(
+            "4 KiB hits, hot",
+            Order::shuffle((5000..5004).collect()),
+            4 * KIB,
+        ),
+        workload("4 KiB hits, over 64 MiB", Order::shuffled(blocks), 4 * KIB),
+        workload("1 MiB hits, over 64 MiB", large, MIB),
+    ];
+    let contenders = Contenders {
+        device,
+        published,
+        ours,
+        limit,
+    };
+    (contenders, workloads)
+}
+
+pub(crate) fn run(scale: Scale, table: &mut Table) {
+    let (contenders, workloads) = hit_workloads();
+    let device = &contenders.device;
+    for (workload, (count, goal)) in workloads
+        .iter()
+        .zip([(4000, 1.25), (2000, 1.1), (16, 1.05)])
+    {
+        let Workload { name, order, len } = workload;
+        let mut published = Reads::checked(&contenders.published, device, order, *len);
+        let mut ours = Reads::checked(&contenders.ours, device, order, *len);
+        let mut limit = Reads::checked(&contenders.limit, device, order, *len);
         let allocations = [published.allocations(), ours.allocations()];
         assert!(
             limit.allocations() >= 1.0,
@@ -59,7 +92,7 @@ pub(crate) fn run(scale: Scale, table: &mut Table) {
         .try_into()
         .unwrap();
         table.push(&Row {
-            workload: workload.into(),
+            workload: (*name).into(),
             unit: nanos,
             published: Some(published),
             ours,

@@ -14,14 +14,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gibblox_cache::MemoryCacheOps;
 use gibblox_cache_harness::{
-    Budget, Copying, Device, Goal, Order, Parking, Row, Samples, Scale, Stopwatch, Table,
-    interleave, stay_on_processor,
+    Budget, Device, Goal, Order, Parking, Row, Samples, Scale, Stopwatch, Table, interleave,
+    stay_on_processor,
 };
 use gibblox_core::BlockReader;
 
-use crate::contenders::{BLOCK, CTX, KIB, MIB, drive_all, ours, published};
+use crate::contenders::CTX;
+use crate::hits::hit_workloads;
 
 /// Undisturbed samples, alone and together, that make a figure.
 const SAMPLES: usize = 9;
@@ -188,33 +188,14 @@ impl Work<'_> {
 }
 
 pub(crate) fn run(scale: Scale, table: &mut Table) {
-    let blocks = (64 * MIB / BLOCK) as u64;
-    let device = Device::new(BLOCK, blocks, usize::MAX);
-    let ours = ours(device.clone(), MemoryCacheOps::new());
-    let published = published(
-        device.clone(),
-        gibblox_cache_published::MemoryCacheOps::new(),
-    );
-    drive_all(
-        ours.ensure_cached(0, blocks, CTX),
-        published.ensure_cached(0, blocks, CTX),
-    );
-    let limit = Copying::new(&device);
-
-    let hot = Order::shuffle((5000..5004).collect());
-    let far = Order::shuffled(blocks);
-    let large = Order::shuffle((0..blocks).step_by(MIB / BLOCK).collect());
-    for (workload, order, len, count) in [
-        ("4 KiB hits, hot", &hot, 4 * KIB, 2000),
-        ("4 KiB hits, over 64 MiB", &far, 4 * KIB, 400),
-        ("1 MiB hits, over 64 MiB", &large, MIB, 3),
-    ] {
+    let (contenders, workloads) = hit_workloads();
+    for (workload, count) in workloads.iter().zip([2000, 400, 3]) {
         let scaling = |reader: &dyn BlockReader, sleepers| {
             let work = Work {
                 reader,
-                device: &device,
-                order,
-                len,
+                device: &contenders.device,
+                order: &workload.order,
+                len: workload.len,
                 count,
                 sleepers,
             };
@@ -227,15 +208,15 @@ pub(crate) fn run(scale: Scale, table: &mut Table) {
         let [published, ours, limit] = interleave(
             budget,
             &mut [
-                &mut || scaling(&published, true),
-                &mut || scaling(&ours, false),
-                &mut || scaling(&limit, false),
+                &mut || scaling(&contenders.published, true),
+                &mut || scaling(&contenders.ours, false),
+                &mut || scaling(&contenders.limit, false),
             ],
         )
         .try_into()
         .unwrap();
         table.push(&Row {
-            workload: format!("two threads by one, {workload}"),
+            workload: format!("two threads by one, {}", workload.name),
             unit: |figure| format!("{figure:.2} ×"),
             published: Some(published),
             ours,

@@ -22,6 +22,8 @@ mod read {
     mod counters;
     /// A read beside drops, repairs and stores returns right bytes.
     mod disturbed;
+    /// Which blocks are valid is told without a call.
+    mod inside;
     /// Each block that is asked for is a hit or a miss.
     mod stats;
 }
@@ -68,6 +70,8 @@ mod backend {
     mod faults;
     /// `MemoryCacheOps` holds what is cached, not the device, and serves several threads.
     mod memory;
+    /// What is under way when it is bypassed ends right, and takes back nothing.
+    mod overtaken;
     /// A program written for 0.0.1 compiles and runs unchanged.
     mod program;
     /// A reader tells whether its cache serves, fails, is not open, or is bypassed.
@@ -86,6 +90,8 @@ mod warm {
 
 /// What is dropped does not come back.
 mod drop {
-    /// Dropped blocks are fetched again, whatever was under way, and scrubbing drops only what is proved wrong.
+    /// Dropped blocks are fetched again, whatever was under way and whatever fails.
     mod invalidate;
+    /// In no image that a power cut can leave do they come back.
+    mod power;
 }

@@ -2,8 +2,9 @@
 
 use crate::support::backend::{self, Backend};
 use crate::support::poll::drop_after;
+use crate::support::world::Plan;
 use crate::support::{
-    Poller, Reader, Source, cache_blocks, check_read, finish, open_with, polls_to_finish, read,
+    Poller, Reader, Source, World, check_read, finish, open_with, polls_to_finish, read,
 };
 use core::future::Future;
 use core::pin::Pin;
@@ -48,7 +49,8 @@ const OTHERS: [Others; 4] = [
     Others::Many,
 ];
 
-struct World {
+/// A world in which futures are dropped.
+struct Scene {
     source: Arc<Source>,
     backend: Arc<Backend>,
     reader: Reader,
@@ -64,12 +66,13 @@ fn config() -> CacheConfig {
         .with_fetches_at_once(2)
 }
 
-impl World {
-    /// A reader that has cached some blocks itself.
-    fn trusted(cached: &[u64]) -> Self {
-        let (source, backend) = (Source::new(7, BLOCK, BLOCKS), Backend::new());
-        let reader = open_with(&source, &backend, config());
-        cache_blocks(&reader, &source, cached.iter().copied());
+fn plan() -> Plan {
+    World::of(BLOCKS).block(BLOCK).config(config())
+}
+
+impl Scene {
+    fn new(plan: Plan) -> Self {
+        let (source, backend, reader) = plan.parts();
         Self {
             source,
             backend,
@@ -78,25 +81,14 @@ impl World {
         }
     }
 
+    /// A reader that has cached some blocks itself.
+    fn trusted(cached: &[u64]) -> Self {
+        Self::new(plan().cached_singly(cached.iter().copied()))
+    }
+
     /// A reader that found some blocks, of which one is damaged.
     fn found(cached: &[u64], damaged: u64) -> Self {
-        let Self {
-            source, backend, ..
-        } = Self::trusted(cached);
-        let block = source.bytes(damaged, 1);
-        backend.edit(|bytes| {
-            let at = bytes
-                .windows(block.len())
-                .position(|window| window == block);
-            bytes[at.expect("the block is stored")] ^= 1;
-        });
-        let reader = open_with(&source, &backend, config());
-        Self {
-            source,
-            backend,
-            reader,
-            pause: PauseSwitch::new(),
-        }
+        Self::new(plan().found(cached.iter().copied()).damaged(damaged))
     }
 
     fn read(&self, lba: u64, blocks: u64) -> Task<'_> {
@@ -225,7 +217,7 @@ impl World {
     /// A process that finds the file as it is now reads what is right.
     fn check_file(&self) {
         let backend = Backend::with_bytes(self.backend.bytes());
-        let source = Source::new(7, BLOCK, BLOCKS);
+        let source = Source::new(5, BLOCK, BLOCKS);
         let reader = open_with(&source, &backend, config());
         check_read(&reader, &source, 0, BLOCKS);
     }
@@ -233,8 +225,8 @@ impl World {
 
 /// Drops what `victim` makes after its `polls`th poll. True if it was done before.
 fn drop_at(
-    world: &World,
-    victim: &dyn for<'a> Fn(&'a World) -> Task<'a>,
+    world: &Scene,
+    victim: &dyn for<'a> Fn(&'a Scene) -> Task<'a>,
     polls: usize,
     pace: Pace,
     others: Others,
@@ -288,7 +280,7 @@ fn drop_at(
 }
 
 /// Drops at every await, in every company.
-fn drop_everywhere(make: impl Fn() -> World, victim: impl for<'a> Fn(&'a World) -> Task<'a>) {
+fn drop_everywhere(make: impl Fn() -> Scene, victim: impl for<'a> Fn(&'a Scene) -> Task<'a>) {
     let mut drops = 0;
     for pace in PACES {
         for others in OTHERS {
@@ -306,23 +298,23 @@ fn drop_everywhere(make: impl Fn() -> World, victim: impl for<'a> Fn(&'a World) 
 
 #[test]
 fn a_read_of_what_is_cached_can_be_dropped_anywhere() {
-    drop_everywhere(|| World::trusted(&[2, 3, 4]), |world| world.read(2, 3));
+    drop_everywhere(|| Scene::trusted(&[2, 3, 4]), |world| world.read(2, 3));
 }
 
 #[test]
 fn a_read_of_what_is_missing_can_be_dropped_anywhere() {
-    drop_everywhere(|| World::trusted(&[]), |world| world.read(2, 3));
+    drop_everywhere(|| Scene::trusted(&[]), |world| world.read(2, 3));
 }
 
 #[test]
 fn a_read_that_flushes_can_be_dropped_anywhere() {
-    drop_everywhere(|| World::trusted(&[9]), |world| world.read(1, 6));
+    drop_everywhere(|| Scene::trusted(&[9]), |world| world.read(1, 6));
 }
 
 #[test]
 fn a_read_of_some_of_both_can_be_dropped_anywhere() {
     drop_everywhere(
-        || World::trusted(&[1, 4, 5, 8]),
+        || Scene::trusted(&[1, 4, 5, 8]),
         |world| world.read(0, BLOCKS),
     );
 }
@@ -330,58 +322,56 @@ fn a_read_of_some_of_both_can_be_dropped_anywhere() {
 #[test]
 fn a_read_that_compares_can_be_dropped_anywhere() {
     let cached = [1, 2, 3, 4, 7, 8];
-    drop_everywhere(|| World::found(&cached, 3), |world| world.read(0, BLOCKS));
+    drop_everywhere(|| Scene::found(&cached, 3), |world| world.read(0, BLOCKS));
 }
 
 #[test]
 fn a_read_that_compares_each_time_can_be_dropped_anywhere() {
     let make = || {
-        let mut world = World::trusted(&[0, 1, 2, 5, 6, 7]);
         let config = config().with_verify(VerifyPolicy::OnEveryRead);
-        world.reader = open_with(&world.source, &world.backend, config);
-        world
+        Scene::new(plan().found([0, 1, 2, 5, 6, 7]).config(config))
     };
     drop_everywhere(make, |world| world.read(0, BLOCKS));
 }
 
 #[test]
 fn a_prefetch_can_be_dropped_anywhere() {
-    drop_everywhere(|| World::trusted(&[3, 4]), |world| world.ensure(0, BLOCKS));
+    drop_everywhere(|| Scene::trusted(&[3, 4]), |world| world.ensure(0, BLOCKS));
 }
 
 #[test]
 fn a_warming_that_pauses_all_the_time_can_be_dropped_anywhere() {
-    drop_everywhere(|| World::trusted(&[3, 4]), World::warm);
+    drop_everywhere(|| Scene::trusted(&[3, 4]), Scene::warm);
 }
 
 #[test]
 fn a_flush_can_be_dropped_anywhere() {
-    drop_everywhere(|| World::trusted(&[3, 4]), World::flush);
+    drop_everywhere(|| Scene::trusted(&[3, 4]), Scene::flush);
 }
 
 #[test]
 fn a_scrub_can_be_dropped_anywhere() {
-    drop_everywhere(|| World::trusted(&[0, 1, 2, 5, 6, 9]), World::scrub);
+    drop_everywhere(|| Scene::trusted(&[0, 1, 2, 5, 6, 9]), Scene::scrub);
 }
 
 #[test]
 fn a_scrub_that_finds_damage_can_be_dropped_anywhere() {
-    drop_everywhere(|| World::found(&[0, 1, 2, 5, 6, 9], 5), World::scrub);
+    drop_everywhere(|| Scene::found(&[0, 1, 2, 5, 6, 9], 5), Scene::scrub);
 }
 
 #[test]
 fn dropping_blocks_can_be_dropped_anywhere() {
     let cached = [0, 1, 2, 5, 6, 9];
-    drop_everywhere(|| World::trusted(&cached), |world| world.invalidate(1, 6));
+    drop_everywhere(|| Scene::trusted(&cached), |world| world.invalidate(1, 6));
     drop_everywhere(
-        || World::found(&cached, 5),
+        || Scene::found(&cached, 5),
         |world| world.invalidate(0, BLOCKS),
     );
 }
 
 #[test]
 fn statistics_are_there_at_the_first_poll() {
-    let world = World::trusted(&[3]);
+    let world = Scene::trusted(&[3]);
     world.set(Pace::Oldest);
     assert_eq!(polls_to_finish(world.reader.get_stats()).1, 1);
     assert!(!drop_after(world.reader.get_stats(), 0));
@@ -390,7 +380,7 @@ fn statistics_are_there_at_the_first_poll() {
 
 /// The contents that an opening may find.
 fn contents() -> Vec<Vec<u8>> {
-    let own = World::trusted(&[0, 3, 4, 9]).backend.bytes();
+    let own = Scene::trusted(&[0, 3, 4, 9]).backend.bytes();
     let other = {
         let source = Source::with_identity(8, BLOCK, BLOCKS, "another-source");
         let backend = Backend::new();
@@ -409,7 +399,7 @@ fn opening_can_be_dropped_anywhere_and_again_anywhere() {
             let mut second_done = false;
             for second in 0.. {
                 let backend = Backend::with_bytes(bytes.clone());
-                let source = Source::new(7, BLOCK, BLOCKS);
+                let source = Source::new(5, BLOCK, BLOCKS);
                 source.gate.once();
                 backend.gate.once();
                 let open =
@@ -422,13 +412,14 @@ fn opening_can_be_dropped_anywhere_and_again_anywhere() {
                 check_read(&reader, &source, 0, BLOCKS);
                 source.forget();
                 check_read(&reader, &source, 0, BLOCKS);
-                let world = World {
+                let pause = PauseSwitch::new();
+                let scene = Scene {
                     source,
                     backend,
                     reader,
-                    pause: PauseSwitch::new(),
+                    pause,
                 };
-                world.check();
+                scene.check();
                 if first_done {
                     // Nothing was interrupted the first time, so there is no need to look at it again.
                     assert!(first > 2, "no await of an opening was the last");
@@ -447,7 +438,7 @@ fn opening_can_be_dropped_anywhere_and_again_anywhere() {
 
 #[test]
 fn a_dropped_opening_leaves_no_call_behind() {
-    let (source, backend) = (Source::new(7, BLOCK, BLOCKS), Backend::new());
+    let (source, backend) = (Source::new(5, BLOCK, BLOCKS), Backend::new());
     backend.gate.shut();
     let mut poller = Poller::new();
     let opening = CachedBlockReader::open(Arc::clone(&source), Arc::clone(&backend), config());
@@ -463,7 +454,7 @@ fn a_dropped_opening_leaves_no_call_behind() {
 #[test]
 fn a_write_that_was_dropped_half_way_makes_no_block_valid() {
     // The data write of a leader is cut in half; nobody else is there to repair it.
-    let world = World::trusted(&[]);
+    let world = Scene::trusted(&[]);
     world.backend.gate.set(|call| match call.op {
         backend::Op::Write => crate::support::gate::Mode::Shut,
         _ => crate::support::gate::Mode::Open,

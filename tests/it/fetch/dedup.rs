@@ -3,8 +3,8 @@
 use crate::support::backend;
 use crate::support::source::Fault;
 use crate::support::{
-    Backend, Poller, Reader, Rng, Source, cache_blocks, check_read, finish, for_seeds, open,
-    open_with, read,
+    Backend, Poller, Reader, Source, World, cache_blocks, check_read, finish, for_seeds, read,
+    run_by_chance,
 };
 use gibblox_cache::CacheConfig;
 use gibblox_core::{GibbloxErrorKind, GibbloxResult, ReadContext};
@@ -15,10 +15,7 @@ const BLOCK: u32 = 16;
 type Outcome = GibbloxResult<Vec<u8>>;
 
 fn world(blocks: u64) -> (Arc<Source>, Arc<Backend>, Reader) {
-    let (source, backend) = (Source::new(5, BLOCK, blocks), Backend::new());
-    let reader = open(&source, &backend);
-    source.forget();
-    (source, backend, reader)
+    World::of(blocks).block(BLOCK).parts()
 }
 
 async fn ensure(reader: &Reader, lba: u64, blocks: u64) -> Outcome {
@@ -69,39 +66,15 @@ fn a_reader_and_a_prefetch_share_too() {
     }
 }
 
-/// Polls and lets go in an order that `rng` chooses, until nothing is left to do.
-fn shuffle(rng: &mut Rng, poller: &mut Poller<Outcome>, source: &Source, backend: &Backend) {
-    loop {
-        let woken = poller.woken();
-        let fetching = source.gate.held();
-        let storing = backend.gate.held();
-        let choices = woken.len() + fetching.len() + storing.len();
-        if choices == 0 {
-            return;
-        }
-        let choice = rng.index(choices);
-        if let Some(id) = woken.get(choice) {
-            poller.poll(*id);
-        } else if let Some((ticket, _)) = fetching.get(choice - woken.len()) {
-            source.gate.release(*ticket);
-        } else {
-            let (ticket, _) = &storing[choice - woken.len() - fetching.len()];
-            backend.gate.release(*ticket);
-        }
-    }
-}
-
 #[test]
 fn each_block_is_fetched_once_in_every_order_of_events() {
     for_seeds(600, |rng| {
-        let (source, backend) = (Source::new(5, BLOCK, 12), Backend::new());
         let config = CacheConfig::new()
             .with_flush_every_blocks(1 + rng.below(8) as u32)
             .with_window_bytes(BLOCK * (1 + rng.below(5) as u32))
             .with_windows_at_once(1 + rng.below(3) as u32)
             .with_fetches_at_once(1 + rng.below(4) as u32);
-        let reader = open_with(&source, &backend, config);
-        source.forget();
+        let (source, backend, reader) = World::of(12).block(BLOCK).config(config).parts();
         source.gate.shut();
         backend.gate.shut();
         let mut poller = Poller::new();
@@ -124,7 +97,7 @@ fn each_block_is_fetched_once_in_every_order_of_events() {
                 }
             }
         }
-        shuffle(rng, &mut poller, &source, &backend);
+        run_by_chance(rng, &mut poller, &[&source.gate, &backend.gate]);
         poller.run_to_end();
         for (id, lba) in ranges {
             source.assert_bytes(lba, &poller.take(id).unwrap());
@@ -431,23 +404,14 @@ fn a_follower_whose_stored_bytes_cannot_be_read_back_fetches_them() {
 #[test]
 fn readers_that_find_the_same_damage_fetch_it_once() {
     for_seeds(200, |rng| {
-        let (source, backend, reader) = world(6);
-        check_read(&reader, &source, 0, 6);
-        let block = source.bytes(3, 1);
-        backend.edit(|bytes| {
-            let at = bytes
-                .windows(block.len())
-                .position(|window| window == block);
-            bytes[at.expect("the block is stored")] ^= 1;
-        });
-        let reader = open(&source, &backend);
-        source.forget();
+        let found = World::of(6).block(BLOCK).found(0..6).damaged(3);
+        let (source, backend, reader) = found.parts();
         source.gate.shut();
         backend.gate.shut();
         let mut poller = Poller::new();
         let ranges = [(2, 3), (3, 1), (0, 6)];
         let tasks = ranges.map(|(lba, blocks)| poller.spawn(read(&reader, lba, blocks)));
-        shuffle(rng, &mut poller, &source, &backend);
+        run_by_chance(rng, &mut poller, &[&source.gate, &backend.gate]);
         for (task, (lba, _)) in tasks.into_iter().zip(ranges) {
             source.assert_bytes(lba, &poller.take(task).unwrap());
         }

@@ -4,11 +4,12 @@
 //! What a failing seed prints replays it.
 
 use crate::support::backend::{Backend, Fault as BackendFault};
+use crate::support::chance::{Holds, Next, next};
 use crate::support::files::{file_of_ours, file_of_published};
 use crate::support::gate::Mode;
 use crate::support::source::{Fault, Op};
 use crate::support::{
-    Immediate, Oracle, Poller, Rng, Source, assert_calls_are_counted, check_read, finish,
+    Immediate, Oracle, Poller, Rng, Source, World, assert_calls_are_counted, check_read, finish,
     for_seeds, lock, read,
 };
 use gibblox_cache::{
@@ -104,7 +105,8 @@ fn fail_by_chance(backend: &Backend, mut rng: Rng, percent: u64) {
     });
 }
 
-struct World<'a, C> {
+/// One process, and what is known of it.
+struct Life<'a, C> {
     hazards: &'a [Hazard],
     source: &'a Arc<Source>,
     backend: &'a Arc<Backend>,
@@ -131,7 +133,7 @@ struct World<'a, C> {
     scrubs: u64,
 }
 
-impl<C: CacheOps> World<'_, C> {
+impl<C: CacheOps> Life<'_, C> {
     fn may(&self, hazard: Hazard) -> bool {
         self.hazards.contains(&hazard)
     }
@@ -313,20 +315,6 @@ impl<C: CacheOps> World<'_, C> {
         }
     }
 
-    fn release_source(&self, rng: &mut Rng) {
-        let held = self.source.gate.held();
-        if !held.is_empty() {
-            self.source.gate.release(held[rng.index(held.len())].0);
-        }
-    }
-
-    fn release_backend(&self, rng: &mut Rng) {
-        let held = self.backend.gate.held();
-        if !held.is_empty() {
-            self.backend.gate.release(held[rng.index(held.len())].0);
-        }
-    }
-
     fn change_weather(&mut self, rng: &mut Rng) {
         let total = self.source.blocks();
         if self.may(SourceFaults) && rng.chance(50) {
@@ -387,13 +375,12 @@ impl<C: CacheOps> World<'_, C> {
         match rng.below(100) {
             0..15 if self.living.len() < 10 => self.wish(rng),
             15..65 => {
-                let woken = self.poller.woken();
-                if !woken.is_empty() {
-                    self.poll(woken[rng.index(woken.len())]);
+                if let Some(Next::Poll(id)) = next(rng, &self.poller, &[]) {
+                    self.poll(id);
                 }
             }
-            65..77 => self.release_source(rng),
-            77..92 => self.release_backend(rng),
+            65..77 => self.source.gate.release_any(rng),
+            77..92 => self.backend.gate.release_any(rng),
             92..96 if self.may(Drops) && !self.living.is_empty() => {
                 let living: Vec<_> = self.living.keys().copied().collect();
                 self.cancel(living[rng.index(living.len())]);
@@ -408,20 +395,15 @@ impl<C: CacheOps> World<'_, C> {
 
     /// Lets everybody come to an end.
     fn wind_down(&mut self, rng: &mut Rng) {
+        let gates: [&dyn Holds; 2] = [&self.source.gate, &self.backend.gate];
         loop {
-            let woken = self.poller.woken();
-            if !woken.is_empty() {
-                self.poll(woken[rng.index(woken.len())]);
-            } else if rng.chance(50) && !self.source.gate.held().is_empty() {
-                self.release_source(rng);
-            } else if !self.backend.gate.held().is_empty() {
-                self.release_backend(rng);
-            } else if !self.source.gate.held().is_empty() {
-                self.release_source(rng);
-            } else if self.pause.is_paused() {
-                self.pause.resume();
-            } else {
-                break;
+            // Tasks before calls, so that as many calls as can be are held at once.
+            let task = next(rng, &self.poller, &[]);
+            match task.or_else(|| next(rng, &self.poller, &gates)) {
+                Some(Next::Poll(id)) => self.poll(id),
+                Some(Next::Release(gate)) => gates[gate].release_any(rng),
+                None if self.pause.is_paused() => self.pause.resume(),
+                None => break,
             }
             self.check();
         }
@@ -567,7 +549,7 @@ fn live<C: CacheOps>(
     let again_before = fetched_again(source);
     let bad = Bad::default();
     fail_bad_blocks(source, &bad);
-    let mut world = World {
+    let mut life = Life {
         hazards,
         source,
         backend,
@@ -588,13 +570,13 @@ fn live<C: CacheOps>(
     };
     let steps = 20 + rng.below(160);
     for _ in 0..steps {
-        world.step(rng);
+        life.step(rng);
     }
     if exit != Exit::Killed {
-        world.wind_down(rng);
+        life.wind_down(rng);
     }
-    let (served, scrubs) = (world.served, world.scrubs);
-    drop(world);
+    let (served, scrubs) = (life.served, life.scrubs);
+    drop(life);
     let counters = reader.counters();
     assert_eq!(counters.served_blocks, served, "{counters:?}");
     let source_reads = (source.reads().len() - reads_before) as u64;
@@ -781,16 +763,9 @@ fn a_file_of_the_published_crate_lives_on_in_any_weather() {
 #[test]
 fn the_oracle_sees_a_reader_that_serves_what_was_damaged() {
     // Without comparing, damage is served: so the comparison above does see it.
-    let (source, backend) = (Source::new(1, 16, 8), Backend::new());
     let config = CacheConfig::new().with_verify(VerifyPolicy::Never);
-    let opening = CachedBlockReader::open(Arc::clone(&source), Arc::clone(&backend), config);
-    let reader = finish(opening).unwrap();
-    check_read(&reader, &source, 0, 8);
-    let block = source.bytes(4, 1);
-    backend.edit(|bytes| {
-        let at = bytes.windows(16).position(|window| window == block);
-        bytes[at.unwrap()] ^= 1;
-    });
+    let (source, backend, reader) = World::of(8).config(config).cached(0..8).parts();
+    backend.damage(&source.bytes(4, 1));
     let bytes = finish(read(&reader, 0, 8)).unwrap();
     assert_ne!(bytes, source.bytes(0, 8));
 }

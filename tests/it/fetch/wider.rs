@@ -5,7 +5,7 @@ use crate::support::files::{Regions, file_of_published};
 use crate::support::poll::drop_after;
 use crate::support::source::Fault;
 use crate::support::{
-    Backend, Poller, Reader, Rng, Source, cache_blocks, check_read, finish, for_seeds, open,
+    Backend, Poller, Reader, Rng, Source, World, cache_blocks, check_read, finish, for_seeds, open,
     open_with, polls_to_finish, read,
 };
 use gibblox_cache::{CacheConfig, CachedBlockReader, VerifyPolicy, WiderFetches};
@@ -42,12 +42,12 @@ fn gap(blocks: u32) -> CacheConfig {
 
 /// A device of so many blocks of which these are cached, by a reader that fetches what it is asked for.
 fn world(blocks: u64, config: CacheConfig, cached: &[u64]) -> (Arc<Source>, Arc<Backend>, Reader) {
-    let (source, backend) = (Source::new(5, BLOCK, blocks), Backend::new());
-    cache_blocks(&open(&source, &backend), &source, cached.iter().copied());
-    let reader = open_with(&source, &backend, config);
-    source.forget();
-    backend.forget();
-    (source, backend, reader)
+    let found = cached.iter().copied();
+    World::of(blocks)
+        .block(BLOCK)
+        .config(config)
+        .found(found)
+        .parts()
 }
 
 /// Fetched unasked, used of these, and fetched again.
@@ -514,11 +514,7 @@ fn after_a_failed_flush_what_no_reader_asked_for_is_compared_like_anything_else(
     finish(reader.flush_cache()).expect_err("it fails");
     backend.heal();
     // What the medium lost.
-    let lost = source.bytes(6, 1);
-    backend.edit(|bytes| {
-        let at = bytes.windows(16).position(|window| window == lost);
-        bytes[at.expect("it was stored")] ^= 1;
-    });
+    backend.damage(&source.bytes(6, 1));
     source.forget();
     check_read(&reader, &source, 4, 4);
     assert_eq!(source.reads(), [(6, 1)]);
@@ -546,11 +542,7 @@ fn with_every_read_compared_it_is_counted_once_and_damage_is_found() {
         check_read(&reader, &source, 4, 1);
     }
     assert_eq!(counts(&reader), (3, 1, 0));
-    let block = source.bytes(7, 1);
-    backend.edit(|bytes| {
-        let at = bytes.windows(16).position(|window| window == block);
-        bytes[at.expect("it was stored")] ^= 1;
-    });
+    backend.damage(&source.bytes(7, 1));
     check_read(&reader, &source, 7, 1);
     assert_eq!(reader.counters().checksum_mismatched_blocks, 1);
 }

@@ -4,7 +4,7 @@ use crate::support::backend::{self, Op};
 use crate::support::files::file_of_published;
 use crate::support::gate::Mode;
 use crate::support::{
-    Backend, Poller, Reader, Source, cache_blocks, check_read, finish, open, open_with, read,
+    Backend, Poller, Reader, Source, World, cache_blocks, check_read, finish, open, read,
 };
 use gibblox_cache::{CacheConfig, CachedBlockReader};
 use gibblox_core::{GibbloxResult, ReadContext};
@@ -13,12 +13,8 @@ use std::sync::Arc;
 const BLOCK: u32 = 16;
 
 fn world(flush_every_blocks: u32) -> (Arc<Source>, Arc<Backend>, Reader) {
-    let (source, backend) = (Source::new(11, BLOCK, 400), Backend::new());
     let config = CacheConfig::new().with_flush_every_blocks(flush_every_blocks);
-    let reader = open_with(&source, &backend, config);
-    source.forget();
-    backend.forget();
-    (source, backend, reader)
+    World::of(400).block(BLOCK).config(config).parts()
 }
 
 fn hold_flushes(backend: &Backend) {
@@ -228,17 +224,6 @@ fn flushes_side_by_side_all_come_to_an_end() {
     assert!(poller.take_done().iter().all(|(_, done)| done.is_ok()));
 }
 
-/// Changes a bit of a stored block.
-fn damage(source: &Source, backend: &Backend, lba: u64) {
-    let block = source.bytes(lba, 1);
-    backend.edit(|bytes| {
-        let at = bytes
-            .windows(block.len())
-            .position(|window| window == block);
-        bytes[at.expect("the block is stored")] ^= 0x80;
-    });
-}
-
 #[test]
 fn after_a_flush_that_failed_what_was_trusted_is_compared_again() {
     for by_hand in [false, true] {
@@ -254,8 +239,8 @@ fn after_a_flush_that_failed_what_was_trusted_is_compared_again() {
         }
         assert_eq!(reader.counters().backend_flush_failures, 1);
         backend.heal();
-        damage(&source, &backend, 1);
-        damage(&source, &backend, 21);
+        backend.damage(&source.bytes(1, 1));
+        backend.damage(&source.bytes(21, 1));
         source.forget();
         backend.forget();
         check_read(&reader, &source, 0, 3);
@@ -298,8 +283,8 @@ fn a_block_stored_while_a_flush_failed_is_compared_too() {
     poller.run_to_end();
     poller.take(flush).unwrap_err();
     backend.heal();
-    damage(&source, &backend, 0);
-    damage(&source, &backend, 1);
+    backend.damage(&source.bytes(0, 1));
+    backend.damage(&source.bytes(1, 1));
     check_read(&reader, &source, 0, 2);
 }
 
@@ -341,8 +326,8 @@ fn in_a_file_without_checksums_a_flush_that_failed_takes_back_what_was_read_and_
         3,
         "nobody read these"
     );
-    damage(&source, &backend, 1);
-    damage(&source, &backend, 8);
+    backend.damage(&source.bytes(1, 1));
+    backend.damage(&source.bytes(8, 1));
     source.forget();
     check_read(&reader, &source, 0, 10);
     let mut fetched = source.reads();

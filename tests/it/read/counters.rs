@@ -3,8 +3,8 @@
 use crate::support::backend::{self, Fault as BackendFault};
 use crate::support::source::Fault as SourceFault;
 use crate::support::{
-    Backend, Immediate, Poller, Reader, Source, assert_calls_are_counted, cache_blocks, check_read,
-    finish, for_seeds, open, open_with, read,
+    Backend, Immediate, Poller, Reader, Source, World, assert_calls_are_counted, cache_blocks,
+    check_read, finish, for_seeds, open, open_with, read,
 };
 use core::sync::atomic::{AtomicU64, Ordering};
 use gibblox_cache::{CacheConfig, CacheCounters, CacheOps, CachedBlockReader};
@@ -51,9 +51,7 @@ fn fetched(counters: &mut CacheCounters, reads: u64, blocks: u64) {
 }
 
 fn setup() -> (Arc<Source>, Arc<Backend>, Reader) {
-    let (source, backend) = (Source::new(3, BLOCK, BLOCKS), Backend::new());
-    let reader = open(&source, &backend);
-    (source, backend, reader)
+    World::of(BLOCKS).block(BLOCK).remembering().parts()
 }
 
 /// Drops `future` as soon as it waits for something that a gate holds back.
@@ -336,12 +334,7 @@ fn blocks_that_do_not_match_are_counted_and_fetched() {
     let (source, backend, first) = setup();
     check_read(&first, &source, 0, 6);
     for lba in [1, 2, 4] {
-        let block = source.bytes(lba, 1);
-        backend.edit(|bytes| {
-            let mut windows = bytes.windows(block.len());
-            let at = windows.position(|window| window == block).unwrap();
-            bytes[at] ^= 1;
-        });
+        backend.damage(&source.bytes(lba, 1));
     }
     let reader = open(&source, &backend);
     let repaired = counted(&reader, || check_read(&reader, &source, 0, 6));

@@ -162,6 +162,22 @@ impl Backend {
         edit(&mut self.state().bytes);
     }
 
+    /// Where it holds these bytes.
+    #[track_caller]
+    pub(crate) fn find(&self, wanted: &[u8]) -> usize {
+        let bytes = self.bytes();
+        let mut windows = bytes.windows(wanted.len());
+        let found = windows.position(|window| window == wanted);
+        found.expect("the bytes are stored")
+    }
+
+    /// Changes a bit of these bytes, behind everybody's back.
+    #[track_caller]
+    pub(crate) fn damage(&self, bytes: &[u8]) {
+        let at = self.find(bytes);
+        self.edit(|bytes| bytes[at] ^= 1);
+    }
+
     /// From now on each call fails as `fault_of` says of it.
     pub(crate) fn fail(&self, fault_of: impl FnMut(&Call) -> Option<Fault> + Send + 'static) {
         self.state().fault_of = Box::new(fault_of);

@@ -1,20 +1,25 @@
 //! A source, a backend, a poller and an oracle that do what the test says, and nothing by themselves.
 
 pub(crate) mod backend;
+pub(crate) mod chance;
 pub(crate) mod files;
 pub(crate) mod gate;
+pub(crate) mod log;
 pub(crate) mod oracle;
 pub(crate) mod poll;
 pub(crate) mod powercut;
 pub(crate) mod published;
 pub(crate) mod rng;
 pub(crate) mod source;
+pub(crate) mod world;
 
 pub(crate) use backend::{Backend, Immediate};
+pub(crate) use chance::run_by_chance;
 pub(crate) use oracle::Oracle;
 pub(crate) use poll::{Poller, finish, polls_to_finish};
 pub(crate) use rng::{Rng, for_seeds, scale};
 pub(crate) use source::Source;
+pub(crate) use world::World;
 
 use gibblox_cache::{CacheConfig, CacheCounters, CacheOps, CachedBlockReader};
 use gibblox_core::{BlockReader, GibbloxResult, ReadContext};

@@ -4,8 +4,8 @@ use crate::support::backend::{self, Op};
 use crate::support::gate::Mode;
 use crate::support::source::Fault;
 use crate::support::{
-    Backend, Poller, Reader, Rng, Source, cache_blocks, check_read, finish, for_seeds, open,
-    open_with, read,
+    Backend, Poller, Reader, Source, World, cache_blocks, check_read, finish, for_seeds, open,
+    open_with, read, run_by_chance,
 };
 use core::ops::Range;
 use gibblox_cache::{CacheConfig, MemoryCacheOps, PauseSwitch, WarmPlan, WarmProgress};
@@ -19,14 +19,10 @@ type Told = Vec<(u64, u64)>;
 
 /// Windows of `window` blocks, and nothing flushed that nobody asked for.
 fn world(blocks: u64, window: u32) -> (Arc<Source>, Arc<Backend>, Reader) {
-    let (source, backend) = (Source::new(21, BLOCK, blocks), Backend::new());
     let config = CacheConfig::new()
         .with_window_bytes(window * BLOCK)
         .with_flush_every_blocks(u32::MAX);
-    let reader = open_with(&source, &backend, config);
-    source.forget();
-    backend.forget();
-    (source, backend, reader)
+    World::of(blocks).block(BLOCK).config(config).parts()
 }
 
 async fn warm(reader: &Reader, plan: WarmPlan) -> (GibbloxResult<WarmProgress>, Told) {
@@ -218,7 +214,7 @@ fn progress_only_grows_and_ends_with_all_whoever_fetches_beside() {
                 None
             });
         }
-        release_in_any_order(rng, &source, || poller.run());
+        run_by_chance(rng, &mut poller, &[&source.gate]);
         let (done, told) = poller.take(task).expect("it is no reader");
         let fetched = done.unwrap().fetched_blocks;
         assert_eq!(told[0], (found.len() as u64, 0));
@@ -231,18 +227,6 @@ fn progress_only_grows_and_ends_with_all_whoever_fetches_beside() {
         }
         assert!(source.fetches().iter().all(|count| *count == 1));
     });
-}
-
-fn release_in_any_order(rng: &mut Rng, source: &Source, mut run: impl FnMut()) {
-    run();
-    loop {
-        let held = source.gate.held();
-        if held.is_empty() {
-            return;
-        }
-        source.gate.release(held[rng.index(held.len())].0);
-        run();
-    }
 }
 
 #[test]

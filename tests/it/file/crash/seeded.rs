@@ -7,7 +7,7 @@ use super::{others, small_acts, small_sources};
 use crate::support::files::{file_of_ours, file_of_published, identity};
 use crate::support::poll::drop_after;
 use crate::support::powercut::{Cut, PowerCut};
-use crate::support::{Poller, Rng, Source, finish, for_seeds};
+use crate::support::{Poller, Rng, Source, finish, for_seeds, run_by_chance};
 use futures_util::future::join_all;
 use gibblox_cache::{CacheConfig, CachedBlockReader};
 use gibblox_core::BlockReader;
@@ -196,18 +196,8 @@ fn run_side_by_side(disk: &Arc<PowerCut>, source: &Arc<Source>, processes: usize
             join_all(lists.iter().map(|acts| work(disk, &reader, source, acts))).await;
         });
     }
-    loop {
-        let woken = tasks.woken();
-        if woken.is_empty() {
-            break;
-        }
-        tasks.poll(woken[rng.index(woken.len())]);
-    }
-    assert!(
-        tasks.pending().is_empty(),
-        "stuck: nothing wakes {:?}",
-        tasks.pending()
-    );
+    run_by_chance(rng, &mut tasks, &[]);
+    tasks.run_to_end();
 }
 
 fn any_acts(source: &Source, rng: &mut Rng) -> Vec<Act> {
