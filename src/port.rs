@@ -12,9 +12,9 @@
 //! Knows offsets, and no blocks. What a bypass means for the blocks is the [`Barrier`]'s, which the port raises and
 //! lowers; it is handed in with each view ([`Port::calls`]), so that the port holds no reference upwards.
 //!
-//! Opening a file takes many calls, most of which may succeed on a disk that takes no writes, and a read of several
-//! blocks that fails is tried again in smaller pieces. So there are [quiet](Calls::quiet) calls, which neither begin nor
-//! end a row of failures. The job as a whole does, by [`Calls::settle`].
+//! Opening a file takes many calls, most of which may succeed on a disk that takes no writes. So there are
+//! [quiet](Calls::quiet) calls, which neither begin nor end a row of failures. The opening as a whole does, by
+//! [`Calls::settle`].
 //!
 //! # What was not done
 //!
@@ -287,8 +287,7 @@ impl<C: CacheOps, B: Barrier> Calls<'_, C, B> {
         self.port.reads.failed(offset, error);
     }
 
-    /// Fills `out`, or says why not. Quiet in the row of failures: the caller may want to look at its blocks, or at a
-    /// smaller piece, before a bypass puts them out of sight, and [settles](Self::settle) then.
+    /// Fills `out`, or says why not. A short answer is no failure of the backend: the array may be shorter.
     pub(crate) async fn read_all(&self, offset: u64, out: &mut [u8]) -> Result<(), Unread> {
         if self.port.is_bypassed() {
             return Err(Unread::Refused(bypassed()));
@@ -296,7 +295,7 @@ impl<C: CacheOps, B: Barrier> Calls<'_, C, B> {
         let asked = out.len();
         match self.ask(offset, out).await {
             Ok(got) if got == asked => {
-                self.port.reads.answered();
+                self.answered(&self.port.reads);
                 Ok(())
             }
             Ok(got) => {
@@ -306,6 +305,9 @@ impl<C: CacheOps, B: Barrier> Calls<'_, C, B> {
             }
             Err(error) => {
                 self.read_failed(offset, &error);
+                if self.in_row {
+                    self.failed();
+                }
                 Err(Unread::Failed(error))
             }
         }

@@ -11,7 +11,7 @@ use crate::format::checksum::Checksums;
 use crate::format::header::{PREFIX_BYTES, Reason};
 use crate::port::Ungated;
 
-use super::stored::{count_bits, present_blocks, read_header};
+use super::stored::{count_bits, measure, read_header};
 
 /// The longest identity that [`inspect`] reads. One is as long as a URL, or the text of a configuration.
 const LONGEST_IDENTITY_BYTES: u32 = 64 << 10;
@@ -133,7 +133,7 @@ pub async fn inspect<C: CacheOps + ?Sized>(cache: &C) -> GibbloxResult<Inspectio
         Ok(parsed) => parsed,
         Err(reason) => return Ok(reason.into()),
     };
-    let present_blocks = present_blocks(&file, &parsed.layout, parsed.checksums).await?;
+    let (_, present_blocks) = measure(&file, &parsed.layout, parsed.checksums).await?;
     Ok(Inspection::Cache(CacheFileInfo {
         valid_blocks: count_bits(&file, &parsed.layout, present_blocks).await?,
         identity: parsed.identity.to_owned(),

@@ -14,7 +14,7 @@ use crate::port::{Calls, ReadPieces};
 use crate::sync::Ordering;
 
 use super::retry::Retry;
-use super::stored::{Pieces, count_bits, present_blocks, read_header};
+use super::stored::{Pieces, count_bits, measure, read_header};
 use super::{CHECKED, CacheFile, LEGACY, LEGACY_SHORT};
 
 /// What becomes of a backend that holds no file of this source.
@@ -150,7 +150,7 @@ impl<C: CacheOps> CacheFile<C> {
         calls: &Calls<'_, C, Validity>,
         checksums: Checksums,
     ) -> GibbloxResult<usize> {
-        let blocks = present_blocks(calls, &self.layout, checksums).await?;
+        let (_, blocks) = measure(calls, &self.layout, checksums).await?;
         let complete = blocks == self.geometry.total_blocks();
         let bitmap = self.layout.bitmap();
         let mut pieces = Pieces::of(bitmap.clone())?;

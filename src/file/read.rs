@@ -2,20 +2,21 @@
 //!
 //! ```text
 //!   look ──► bytes ──► checksums, if any of the run has to be compared ──► settle
-//!     ▲        └─ failed: halves, and halves of these, until single blocks ──►│
+//!     ▲        └─ failed: both halves, their halves, … single blocks ────────►│
 //!     └────────── blocks lost what they had meanwhile; once ──────────────────┘
 //! ```
 //!
 //! Bytes go straight into the caller's buffer. A block that does not match its checksum is dropped and named, so that the
 //! caller fetches it. A block that could not be read is named too, and stays as it is (I8): the read may have failed for
 //! a moment. A read of several blocks that fails is tried in smaller pieces, so that a bad sector costs one block. A
-//! backend of which no piece can be read is left alone after two single blocks.
+//! backend of which no piece can be read is left alone after a few.
 //!
 //! While a read waits for the backend, another task may drop a block, fetch it again and overwrite it, and that write
 //! may fail and leave garbage. So a read is believed only if no block lost what it had meanwhile, or if it matches its
 //! checksums. Otherwise it looks once more and compares everything.
 
 use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 
 use gibblox_core::{GibbloxError, GibbloxResult};
 use smallvec::{SmallVec, smallvec};
@@ -31,7 +32,7 @@ use crate::place::pieces;
 use crate::port::Unread;
 use crate::run::Run;
 
-use super::stored::present_blocks;
+use super::stored::measure;
 use super::{CacheFile, zeroed};
 
 /// How often a run is looked at where blocks are dropped meanwhile: the second time everything is compared.
@@ -86,8 +87,6 @@ struct Findings {
     is_short: bool,
     /// Whether anything was read.
     any_read: bool,
-    /// Whether a call failed.
-    any_failed: bool,
 }
 
 impl Findings {
@@ -97,23 +96,38 @@ impl Findings {
 
     fn unread(&mut self, run: Run, why: Unread) {
         self.add(run, false);
-        self.any_failed |= matches!(why, Unread::Failed(_));
         self.error.get_or_insert(why.into_error());
     }
 
     fn add(&mut self, run: Run, is_wrong: bool) {
-        let last = self.flaws.last_mut();
-        let last = last.filter(|last| last.is_wrong == is_wrong);
-        let joined = last.as_ref().and_then(|last| last.run.join(run));
-        match (last, joined) {
-            (Some(last), Some(joined)) => last.run = joined,
-            _ => self.flaws.push(Flaw { run, is_wrong }),
+        self.flaws.push(Flaw { run, is_wrong });
+        self.join_last();
+    }
+
+    /// Makes one of the last two, where they adjoin and are of one kind.
+    fn join_last(&mut self) {
+        if let [.., before, last] = self.flaws.as_mut_slice() {
+            if let Some(joined) = before.run.join(last.run) {
+                if before.is_wrong == last.is_wrong {
+                    before.run = joined;
+                    self.flaws.pop();
+                }
+            }
         }
+    }
+
+    /// Brings the flaws into order.
+    fn sort(&mut self) {
+        let mut flaws = core::mem::take(&mut self.flaws);
+        flaws.sort_unstable_by_key(|flaw| flaw.run.start());
+        flaws
+            .iter()
+            .for_each(|flaw| self.add(flaw.run, flaw.is_wrong));
     }
 }
 
-/// So many single blocks that fail, with nothing read before, and the rest is not tried.
-const SINGLES: usize = 2;
+/// So many pieces that fail, with nothing read before, and the rest is not tried.
+const FAILURES: usize = 8;
 
 impl<C: CacheOps> CacheFile<C> {
     // ---- plain hits ----
@@ -233,13 +247,6 @@ impl<C: CacheOps> CacheFile<C> {
                 }
             }
             let settled = !look.is_disturbed();
-            // Not before: a bypass that this begins is no reason to look again.
-            if found.any_read || found.any_failed {
-                self.calls().settle(found.any_read);
-            }
-            if found.is_short {
-                Box::pin(self.truncated(&mut found)).await;
-            }
             // What matches is right, whatever happened meanwhile. What does not, or could not be read, may have been
             // repaired.
             if settled || comparing && found.error.is_none() {
@@ -248,6 +255,9 @@ impl<C: CacheOps> CacheFile<C> {
                     wrong.for_each(|flaw| self.mismatched(flaw.run));
                 }
                 look.settle(&found.flaws, settled);
+                if found.is_short {
+                    Box::pin(self.truncated(&mut found)).await;
+                }
                 return Ok(Looked {
                     flaws: found.flaws,
                     settled,
@@ -266,6 +276,9 @@ impl<C: CacheOps> CacheFile<C> {
     }
 
     /// Reads `run`, of which reading all at once failed, in smaller pieces.
+    ///
+    /// Level by level, not depth first: beside a bad sector each piece that fails is then followed by one that succeeds,
+    /// so it does not look like a backend that fails again and again.
     async fn read_smaller(
         &self,
         run: Run,
@@ -274,44 +287,49 @@ impl<C: CacheOps> CacheFile<C> {
         why: Unread,
         found: &mut Findings,
     ) {
-        // What is still to be tried, the first of it last. Each is as long as all that was split off before it, so these
-        // are few.
-        let mut rest: SmallVec<[(Run, Option<Unread>); 2]> = smallvec![(run, Some(why))];
-        let mut singles = 0;
-        while let Some((part, failed)) = rest.pop() {
+        let mut rest: VecDeque<Run> = VecDeque::new();
+        let mut failures = 0;
+        let mut failed = Some((run, why));
+        if run.blocks() == 1 && matches!(failed, Some((_, Unread::Short(_)))) {
+            failed = None;
+            rest.push_back(run);
+        }
+        loop {
+            if let Some((part, why)) = failed.take() {
+                failures += 1;
+                let gives_up = matches!(why, Unread::Refused(_))
+                    || failures >= FAILURES && !found.any_read
+                    || rest.try_reserve(2).is_err();
+                match part.halves().filter(|_| !gives_up) {
+                    Some((first, second)) => rest.extend([first, second]),
+                    None => {
+                        found.is_short |= matches!(why, Unread::Short(_)) && part.blocks() == 1;
+                        found.unread(part, why);
+                        if gives_up {
+                            let error = found.error.clone().unwrap_or_else(bypassed);
+                            let rest = core::mem::take(&mut rest);
+                            rest.into_iter().for_each(|part| {
+                                found.unread(part, Unread::Refused(error.clone()))
+                            });
+                        }
+                    }
+                }
+            }
+            let Some(part) = rest.pop_front() else {
+                break;
+            };
             let from = self.geometry.len_bytes(part.start() - run.start());
             let len = self.geometry.len_bytes(part.blocks());
             let piece = buf.get_mut(from..).and_then(|buf| buf.get_mut(..len));
             let piece = piece.unwrap_or_default();
-            let tried = match failed {
-                Some(why) => Err(why),
-                None if singles >= SINGLES && !found.any_read => Err(Unread::Refused(bypassed())),
-                None => self.read_piece(part, piece, comparing, found).await,
-            };
-            let why = match tried {
-                Ok(()) => continue,
-                Err(why) => why,
-            };
-            if matches!(why, Unread::Refused(_)) {
-                found.unread(part, why);
-            } else if let Some((first, second)) = part.halves() {
-                rest.push((second, None));
-                rest.push((first, None));
-            } else if matches!(why, Unread::Short(_)) {
+            let mut tried = self.read_piece(part, piece, comparing, found).await;
+            if part.blocks() == 1 && matches!(tried, Err(Unread::Short(_))) {
                 // One short answer is not a fact.
-                match self.read_piece(part, piece, comparing, found).await {
-                    Ok(()) => {}
-                    Err(again) => {
-                        found.is_short |= matches!(again, Unread::Short(_));
-                        found.unread(part, again);
-                        singles += 1;
-                    }
-                }
-            } else {
-                found.unread(part, why);
-                singles += 1;
+                tried = self.read_piece(part, piece, comparing, found).await;
             }
+            failed = tried.err().map(|why| (part, why));
         }
+        found.sort();
     }
 
     /// Whether the policy wants a run compared before it is served.
@@ -382,20 +400,20 @@ impl<C: CacheOps> CacheFile<C> {
     }
 
     /// A block was not there twice: the file may have become shorter while it was open, and the next write makes it longer
-    /// again, with a hole.
+    /// again, with a hole. What lies past its end is dropped; an array without a byte is taken for a sick one.
     ///
-    /// A hole matches no checksum, so it is enough to compare everything again. Without checksums what lies past the end
-    /// is dropped, here and, as far as the backend lets it, in the file.
+    /// A hole matches no checksum, so it is enough to compare what is left again. Without checksums the bits of what is
+    /// missing are cleared in the file, as far as the backend lets it.
     #[cold]
     async fn truncated(&self, found: &mut Findings) {
-        if self.has_checksums() {
-            self.validity.distrust_all();
+        let Some(checksums) = self.opened_as() else {
             return;
-        }
-        let calls = self.calls().quiet();
-        let present = present_blocks(&calls, &self.layout, Checksums::Absent).await;
-        let missing = present.map(|blocks| Run::new(blocks, self.geometry.total_blocks()));
-        let Ok(Some(missing)) = missing else {
+        };
+        let measured = measure(&self.calls().quiet(), &self.layout, checksums).await;
+        let Ok((1.., blocks)) = measured else {
+            return;
+        };
+        let Some(missing) = Run::new(blocks, self.geometry.total_blocks()) else {
             return;
         };
         warn!(
@@ -406,7 +424,11 @@ impl<C: CacheOps> CacheFile<C> {
         for flaw in &mut found.flaws {
             flaw.is_wrong |= flaw.run.start() >= missing.start();
         }
-        let _ = self.erase(missing).await;
+        if checksums == Checksums::Xxh3 {
+            self.validity.distrust_all();
+        } else {
+            let _ = self.erase(missing).await;
+        }
     }
 
     #[cold]

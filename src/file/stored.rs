@@ -69,20 +69,21 @@ pub(super) async fn read_header<R: ReadPieces>(
     }
 }
 
-/// How many blocks, from the first on, the file is long enough for.
+/// How many bytes there are of a file with this layout, and how many blocks, from the first on, it is long enough for.
 ///
 /// Mostly one read of one byte. A backend cannot be asked for its length, so that of a truncated file is found by
 /// halving.
-pub(super) async fn present_blocks<R: ReadPieces>(
+pub(super) async fn measure<R: ReadPieces>(
     file: &R,
     layout: &Layout,
     checksums: Checksums,
-) -> GibbloxResult<u64> {
+) -> GibbloxResult<(u64, u64)> {
     let mut measuring = Measuring::up_to(layout.len(checksums));
     while let Some(offset) = measuring.next() {
         measuring.answer(has_byte(file, offset).await?);
     }
-    Ok(layout.blocks_within(measuring.len(), checksums))
+    let len = measuring.len();
+    Ok((len, layout.blocks_within(len, checksums)))
 }
 
 /// Whether the file is longer than `offset`. One short answer is not a fact.

@@ -228,7 +228,9 @@ fn play_on_sick_backend<C: CacheOps>(
                 let message = error.message().unwrap_or_default();
                 let is_bypassed = may_bypass && message.contains("is bypassed");
                 assert!(
-                    message.starts_with("backend: ") || is_bypassed,
+                    message.starts_with("backend: ")
+                        || message.starts_with("the cache backend returned")
+                        || is_bypassed,
                     "{name}, {step:?}: {error}"
                 );
             }
