@@ -110,6 +110,7 @@ mod reader;
 mod run;
 mod stats;
 mod sync;
+mod turn;
 mod warm;
 
 pub use backend::{CacheOps, MemoryCacheOps};

@@ -11,6 +11,7 @@ use crate::file::CacheFile;
 use crate::geometry::Geometry;
 use crate::run::Run;
 use crate::stats::ScrubReport;
+use crate::turn::Turns;
 
 use super::flushing::Flushing;
 use super::memory::sized;
@@ -24,6 +25,9 @@ pub(crate) struct Scrubbing<'a, C> {
     pub(super) window_blocks: u64,
 }
 
+/// How many windows are compared before other tasks get their turn.
+const WINDOWS_A_TURN: u32 = 4;
+
 /// Called with the counts so far.
 type Tell<'t> = &'t mut (dyn FnMut(&ScrubReport) + Send);
 
@@ -36,6 +40,7 @@ impl<C: CacheOps> Scrubbing<'_, C> {
         let mut report = ScrubReport::default();
         let mut result = Ok(());
         let since = self.file.epoch();
+        let mut turns = Turns::every(WINDOWS_A_TURN);
         let mut window = Vec::new();
         let mut rest = Run::new(0, self.geometry.total_blocks());
         while let Some(run) = rest {
@@ -56,6 +61,7 @@ impl<C: CacheOps> Scrubbing<'_, C> {
                     compared,
                 );
                 result = result.and(scrubbed.result);
+                turns.done().await;
                 if let Some(tell) = &mut tell {
                     tell(&report);
                 }

@@ -17,12 +17,16 @@ use crate::format::layout::Layout;
 use crate::place::pieces;
 use crate::port::ReadPieces;
 use crate::run::Run;
+use crate::turn::Turns;
 
 use super::{CacheFile, zeroed};
 
 /// How many checksums are looked at in one go: 4 KiB of them. Where one of them is set all of these are written, so
 /// that few blocks here and there do not take much more room for having been dropped.
 const SUMS_AT_ONCE: u64 = 512;
+
+/// How many chunks of the bitmap are erased before other tasks get their turn.
+const PARTS_A_TURN: u32 = 2;
 
 impl<C: CacheOps> CacheFile<C> {
     /// Makes `run` not valid for this process.
@@ -37,12 +41,14 @@ impl<C: CacheOps> CacheFile<C> {
     /// Cost: for each part that there is room for in the bitmap, one write of bits, and one read and at most one write
     /// for each [`SUMS_AT_ONCE`] checksums.
     pub(crate) async fn erase(&self, run: Run) -> GibbloxResult<()> {
+        let mut turns = Turns::every(PARTS_A_TURN);
         for part in self.validity.reserved(run) {
             // Also where no bit is set in memory: a write that was dropped or failed may have left one in the file.
             self.write_bits(part).await?;
             if self.has_checksums() {
                 self.erase_sums(part).await?;
             }
+            turns.done().await;
         }
         Ok(())
     }

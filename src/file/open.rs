@@ -12,6 +12,7 @@ use crate::format::checksum::Checksums;
 use crate::format::header::{Header, PREFIX_BYTES, Reason, UNREADABLE};
 use crate::port::{Calls, ReadPieces};
 use crate::sync::Ordering;
+use crate::turn::yield_now;
 
 use super::retry::Retry;
 use super::stored::{Pieces, count_bits, measure, read_header};
@@ -173,6 +174,9 @@ impl<C: CacheOps> CacheFile<C> {
                 self.validity.encode(first_byte, None, piece);
                 repaired = calls.write(at, piece).await;
             }
+            if !pieces.is_empty() {
+                yield_now().await;
+            }
         }
         if !complete && repaired.is_ok() {
             repaired = match calls.flush().await {
@@ -270,6 +274,9 @@ impl<C: CacheOps> CacheFile<C> {
                 piece.fill(0);
                 calls.write(at, piece).await?;
             }
+            if !pieces.is_empty() {
+                yield_now().await;
+            }
         }
         Ok(())
     }
@@ -279,6 +286,9 @@ impl<C: CacheOps> CacheFile<C> {
         let mut pieces = Pieces::of(region)?;
         while let Some((at, piece)) = pieces.next() {
             calls.write(at, piece).await?;
+            if !pieces.is_empty() {
+                yield_now().await;
+            }
         }
         Ok(())
     }

@@ -300,18 +300,16 @@ impl<C: CacheOps> CacheFile<C> {
                 let gives_up = matches!(why, Unread::Refused(_))
                     || failures >= FAILURES && !found.any_read
                     || rest.try_reserve(2).is_err();
-                match part.halves().filter(|_| !gives_up) {
-                    Some((first, second)) => rest.extend([first, second]),
-                    None => {
-                        found.is_short |= matches!(why, Unread::Short(_)) && part.blocks() == 1;
-                        found.unread(part, why);
-                        if gives_up {
-                            let error = found.error.clone().unwrap_or_else(bypassed);
-                            let rest = core::mem::take(&mut rest);
-                            rest.into_iter().for_each(|part| {
-                                found.unread(part, Unread::Refused(error.clone()))
-                            });
-                        }
+                if let Some((first, second)) = part.halves().filter(|_| !gives_up) {
+                    rest.extend([first, second]);
+                } else {
+                    found.is_short |= matches!(why, Unread::Short(_)) && part.blocks() == 1;
+                    found.unread(part, why);
+                }
+                if gives_up {
+                    let error = found.error.clone().unwrap_or_else(bypassed);
+                    for part in core::mem::take(&mut rest) {
+                        found.unread(part, Unread::Refused(error.clone()));
                     }
                 }
             }

@@ -15,6 +15,7 @@ use crate::format::checksum::Checksums;
 use crate::format::header::{PREFIX_BYTES, Parsed, Prefix, Reason};
 use crate::format::layout::{Layout, Measuring};
 use crate::port::{ReadPieces, Ungated};
+use crate::turn::yield_now;
 
 use super::{Scratch, zeroed};
 
@@ -109,10 +110,11 @@ pub(super) async fn count_bits<R: ReadPieces>(
             valid += u64::from((byte & counted).count_ones());
             left = left.saturating_sub(8);
         }
-        if got == 0 {
-            // It has become shorter just now.
+        if got == 0 || pieces.is_empty() {
+            // It may have become shorter just now.
             break;
         }
+        yield_now().await;
     }
     Ok(valid)
 }
@@ -130,6 +132,11 @@ impl Pieces {
         let buf = zeroed(len(PIECE_BYTES), "a piece of the bitmap")
             .or_else(|_| zeroed(len(SMALL_PIECE_BYTES), "a piece of the bitmap"))?;
         Ok(Self { rest: region, buf })
+    }
+
+    /// Whether there is no further piece.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.rest.start >= self.rest.end
     }
 
     /// Where the next piece lies, and room for it, with whatever the last one left there.

@@ -27,7 +27,7 @@ fn a_dead_disk_is_not_open_until_it_is_well_again() {
     backend.heal();
     assert_eq!(reader.state(), CacheState::NotOpen, "asking makes no call");
     // Attempts become rarer: of 20 reads the first, second, fourth, eighth and sixteenth made one.
-    let reads = (1..).find(|_| {
+    let reads = (1..100).find(|_| {
         check_read(&reader, &source, 0, 1);
         reader.state() == CacheState::Serving
     });
