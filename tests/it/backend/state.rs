@@ -26,7 +26,7 @@ fn a_dead_disk_is_not_open_until_it_is_well_again() {
     }
     backend.heal();
     assert_eq!(reader.state(), CacheState::NotOpen, "asking makes no call");
-    check_read(&reader, &source, 0, 1);
+    finish(reader.flush_cache()).unwrap();
     assert_eq!(reader.state(), CacheState::Serving);
 }
 
