@@ -221,7 +221,8 @@ pub enum CacheState {
     /// The cache file is open, but the last backend call that ended failed. A read that comes back short is no failure,
     /// since it tells that the file is shorter.
     Failing,
-    /// The cache file could not be opened yet, so nothing is cached. The next read that misses tries again.
+    /// The cache file could not be opened yet, so nothing is cached. A later read that misses tries again, as
+    /// does any call for the cache itself, such as `flush_cache`.
     NotOpen,
     /// The backend failed again and again, and reads go past it until a probe succeeds. See
     /// [`CacheConfig::with_bypass`](crate::CacheConfig::with_bypass).

@@ -14,7 +14,6 @@
 
 use alloc::format;
 use core::future::Future;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 use gibblox_core::{BlockReader, GibbloxError, GibbloxErrorKind, GibbloxResult};
 use tracing::{debug, warn};
@@ -26,6 +25,7 @@ use crate::flight::{Claim, FlightTable, Outcome};
 use crate::geometry::Geometry;
 use crate::identity::cached_reader_identity_string;
 use crate::run::Run;
+use crate::sync::{AtomicBool, Ordering};
 
 /// Whether the source has said that it is the one of the file.
 #[derive(Debug)]
