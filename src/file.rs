@@ -50,6 +50,7 @@ mod invalidate;
 mod open;
 
 use alloc::string::String;
+use core::convert::Infallible;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use gibblox_core::{GibbloxError, GibbloxErrorKind, GibbloxResult};
@@ -59,9 +60,9 @@ use tracing::{debug, warn};
 use crate::backend::CacheOps;
 use crate::bitmap::{Changes, Epoch, Published, State, Validity};
 use crate::bypass::{Bypass, Probe, Turn};
+use crate::claims::Claims;
 use crate::config::{BypassLimits, VerifyPolicy};
 use crate::error::{out_of_memory, short_read};
-use crate::flight::FlightTable;
 use crate::format::checksum::{BlockHasher, SUM_BYTES};
 use crate::format::header::{Checksums, Header};
 use crate::format::layout::Layout;
@@ -102,7 +103,7 @@ pub(crate) struct CacheFile<C> {
     /// Held while the file is opened, so that it is opened once.
     opening: async_lock::Mutex<()>,
     /// Who writes which bytes of the bitmap.
-    bitmap_writers: FlightTable,
+    bitmap_writers: Claims<Infallible>,
     bypass: Bypass,
     counts: Counts,
 }
@@ -242,7 +243,7 @@ impl<C: CacheOps> CacheFile<C> {
             answers: AtomicBool::new(false),
             mode: ModeCell::new(),
             opening: async_lock::Mutex::new(()),
-            bitmap_writers: FlightTable::default(),
+            bitmap_writers: Claims::default(),
             bypass: Bypass::new(bypass),
             counts: Counts::default(),
         })
@@ -826,7 +827,7 @@ impl<C: CacheOps> CacheFile<C> {
         let mut bits = zeroed(usize::try_from(bytes).unwrap_or(usize::MAX), "bits")?;
         // A run of bytes here, not of blocks; there is at least one.
         let bytes = Run::block(first).until(first + bytes);
-        let _alone = self.bitmap_writers.alone(bytes).await;
+        let _alone = self.bitmap_writers.take_all(bytes).await;
         self.validity.encode(first, stored.map(|_| run), &mut bits);
         self.write(self.layout.bitmap().start + first, &bits)
             .await?;

@@ -71,8 +71,8 @@
 //!
 //! # The way through the code
 //!
-//! [`CachedBlockReader`] (`reader`) tells a read as look, claim, fetch or read, publish. Below it, `flight` knows who
-//! fetches and who waits, `warm` what is cached ahead and how far that is, `file` reads and writes the cache file and is
+//! [`CachedBlockReader`] (`reader`) tells a read as look, claim, fetch or read, publish. Below it, `fetch` knows who
+//! fetches, on top of `claims`, which knows who waits, `warm` what is cached ahead and how far that is, `file` reads and writes the cache file and is
 //! the only caller of the backend, `format` is the specification of that file, `bitmap` says what is valid and trusted,
 //! `flush` when a flush is due, `bypass` whether the backend is asked at all, `policy` what may be fetched beyond what was
 //! asked for. `geometry` and `run` are the arithmetic. Imports point down this list.
@@ -91,10 +91,11 @@ extern crate std;
 mod backend;
 mod bitmap;
 mod bypass;
+mod claims;
 mod config;
 mod error;
+mod fetch;
 mod file;
-mod flight;
 mod flush;
 mod format;
 mod geometry;

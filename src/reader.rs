@@ -8,7 +8,8 @@
 //!      (again) ├── Lead ────► fetch into the caller's buffer, store, publish ────┤
 //!        ▲     └── Follow ──► wait for the leader ──► read from the backend ─────┘
 //!        │                                    │
-//!        └── could not be read, did not match,┴ leader gone, or its failure not ours
+//!        └── could not be read, or did not ───┴ the follower leads now, or gets bytes
+//!            match                              that could not be stored
 //! ```
 //!
 //! The parts of one request ([`request`]) are served side by side, each in its own piece of the caller's buffer, so a
@@ -42,8 +43,8 @@ use crate::backend::CacheOps;
 use crate::bitmap::State;
 use crate::config::{CacheConfig, OfflinePolicy};
 use crate::error::{out_of_memory, short_read};
+use crate::fetch::{Fetch, Fetches};
 use crate::file::CacheFile;
-use crate::flight::{Fetch, FlightTable, Outcome};
 use crate::flush::{FlushGate, FlushTicket};
 use crate::geometry::Geometry;
 use crate::identity::{cached_reader_identity_string, write_cached};
@@ -60,9 +61,9 @@ use offline::Contact;
 /// Share it between tasks and threads behind an [`Arc`](alloc::sync::Arc) or a reference: all methods take `&self`.
 /// However many readers want a block at the same time, it is fetched once; one of them leads, the others follow.
 ///
-/// A future of this reader has to be polled or dropped. If one that leads a fetch is kept but never polled again,
-/// those who follow it or invalidate its blocks wait for it, and so do those who store blocks whose bits share a byte
-/// with its own.
+/// A future of this reader has to be polled or dropped. If one that leads a fetch is kept but never polled again, those
+/// that follow it wait for it. If it is kept while it stores, so do those that invalidate its blocks, and those that
+/// store blocks whose bits share a byte with its own.
 ///
 /// # Examples
 ///
@@ -91,7 +92,7 @@ pub struct CachedBlockReader<S, C> {
     geometry: Geometry,
     config: CacheConfig,
     policy: FetchPolicy,
-    flights: FlightTable,
+    flights: Fetches,
     flush_gate: FlushGate,
     contact: Contact,
 }
@@ -99,7 +100,15 @@ pub struct CachedBlockReader<S, C> {
 /// A fetch whose bytes are in the buffer.
 struct Fetched {
     /// Whether the backend took them.
-    stored: GibbloxResult<()>,
+    stored: GibbloxResult<Stored>,
+}
+
+/// What became of bytes that the backend did not refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stored {
+    All,
+    /// Some of them were dropped by another task before they were stored, and are not.
+    NotAll,
 }
 
 impl<S, C> CachedBlockReader<S, C>
@@ -205,7 +214,7 @@ where
             geometry,
             config,
             policy: FetchPolicy::new(&config, geometry),
-            flights: FlightTable::default(),
+            flights: Fetches::default(),
             flush_gate: FlushGate::new(config.flush_every_blocks()),
             contact,
         }
@@ -550,34 +559,37 @@ where
         ctx: ReadContext,
     ) -> GibbloxResult<Fetched> {
         if let Err(error) = self.read_source(fetch.span(), buf, ctx).await {
-            fetch.finish(&Outcome::Failed(error.clone()));
+            fetch.failed(&error);
             return Err(error);
         }
         let stored = self.store(fetch, buf).await;
         Ok(Fetched { stored })
     }
 
-    /// Stores the runs that `fetch` leads, of all that it brought, and tells the followers. The error is the first.
-    async fn store(&self, fetch: Fetch<'_>, bytes: &[u8]) -> GibbloxResult<()> {
+    /// Stores the runs that `fetch` leads, of all that it brought, but for those that are void, and tells the followers.
+    /// The error is the first.
+    async fn store(&self, fetch: Fetch<'_>, bytes: &[u8]) -> GibbloxResult<Stored> {
         let span = fetch.span();
-        let mut result = Ok(());
+        let mut result = Ok(Stored::All);
         for lead in fetch.leads() {
+            if !lead.begin_store() {
+                result = result.map(|_| Stored::NotAll);
+                continue;
+            }
             let run = lead.run();
             let from = self.geometry.len_bytes(run.start() - span.start());
             let len = self.geometry.len_bytes(run.blocks());
             let bytes = bytes.get(from..).and_then(|bytes| bytes.get(..len));
-            let stored = self
-                .file
-                .store(run, lead.asked(), bytes.unwrap_or_default())
-                .await;
+            let bytes = bytes.unwrap_or_default();
+            let stored = self.file.store(run, lead.asked(), bytes).await;
             self.policy.stored(stored.is_ok());
             match stored {
                 Ok(newly) => {
                     self.flush_gate.wrote(newly);
-                    lead.finish(&Outcome::Published);
+                    lead.published();
                 }
                 Err(error) => {
-                    lead.finish(&Outcome::Unstored(error.clone()));
+                    lead.unstored(&error, bytes);
                     result = result.and(Err(error));
                 }
             }

@@ -1,7 +1,7 @@
 //! Caching ahead: the windows of some ranges, several at once, each claimed when its fetch begins.
 //!
-//! A *step* is one claim: it fetches the beginning of a window, or waits for whoever does. What is left of the window
-//! goes back to be begun like any other. So between two steps nothing is claimed, which is where work is paused,
+//! A *step* is one claim: it fetches the beginning of a window, or waits for the task that does, and is the next to lead
+//! where that task fails or is dropped. What is left of the window goes back to be begun like any other. So between two steps nothing is claimed, which is where work is paused,
 //! and where it ends after an error; and what is only queued is never waited for by anybody: a reader that wants it
 //! claims it, and the step that gets there finds it valid.
 //!
@@ -22,12 +22,12 @@ use gibblox_core::{BlockReader, GibbloxError, GibbloxErrorKind, GibbloxResult, R
 
 use crate::backend::CacheOps;
 use crate::bitmap::State;
-use crate::flight::{Claim, Fetch, Outcome};
+use crate::fetch::{Claim, Fetch, Followed, Outcome, Unstored};
 use crate::flush::Deferral;
 use crate::run::Run;
 use crate::warm::{Meter, Pause};
 
-use super::{CachedBlockReader, sized};
+use super::{CachedBlockReader, Stored, sized};
 
 /// How often a range is cached that does not stay valid. Each time takes somebody who finds damage in it meanwhile, so
 /// this many times in a row mean that the backend keeps nothing.
@@ -232,24 +232,30 @@ where
             failed: None,
             buf,
         };
-        let claim = self.flights.claim_one(run, |run| self.file.state_at(run));
-        let piece = claim.run();
-        let result = match claim {
-            Claim::Valid(_) => {
+        // The window may be a part of what the caller wants.
+        let is_all = ahead.wanted == [run];
+        let state_at = |run| self.file.state_at(run);
+        let result = match self.flights.claim_one(run, is_all, state_at) {
+            Claim::Valid(piece) => {
                 step.passed(piece);
                 Ok(())
             }
             Claim::Lead(fetch) => self.lead_step(fetch, &mut step, unflushed, ahead.ctx).await,
             Claim::Follow(follow) => {
-                // The window may be a part of what the caller wants.
-                let own_failure = follow.shares_fate() && ahead.wanted == [piece];
                 self.file.counts().followed_runs.add(1);
-                match follow.outcome().await {
-                    Some(Outcome::Failed(error) | Outcome::Unstored(error)) if own_failure => {
-                        Err(error)
+                match follow.outcome(state_at).await {
+                    // It may have been dropped again, and is looked at again when all is done.
+                    Followed::Ended(piece, Outcome::Published) | Followed::Valid(piece) => {
+                        step.passed(piece);
+                        Ok(())
                     }
-                    // It may have been dropped again, so it is looked at again in any case.
-                    _ => Ok(()),
+                    Followed::Ended(
+                        _,
+                        Outcome::Failed(error) | Outcome::Unstored(Unstored { error, .. }),
+                    ) => Err(error),
+                    Followed::Lead(fetch) => {
+                        self.lead_step(fetch, &mut step, unflushed, ahead.ctx).await
+                    }
                 }
             }
         };
@@ -266,8 +272,12 @@ where
     ) -> GibbloxResult<()> {
         let piece = fetch.span();
         let buf = sized(&mut step.buf, self.geometry.len_bytes(piece.blocks()))?;
-        self.fetch(fetch, buf, ctx).await?.stored?;
+        let stored = self.fetch(fetch, buf, ctx).await?.stored?;
+        // Where another task dropped it meanwhile it counts as stored and dropped, and the next pass gets to it.
         step.passed(piece);
+        if stored == Stored::NotAll {
+            return Ok(());
+        }
         step.fetched_blocks = piece.blocks();
         unflushed.put_off(piece.blocks());
         let many = self.window_blocks().saturating_mul(FLUSH_WINDOWS);

@@ -7,7 +7,6 @@ use tracing::debug;
 
 use crate::backend::CacheOps;
 use crate::bitmap::State;
-use crate::flight::Claim;
 use crate::run::Run;
 
 use super::CachedBlockReader;
@@ -102,9 +101,10 @@ where
     /// Drops `blocks` blocks from `lba`, so that they are fetched anew when they are next wanted: for a source that
     /// has changed.
     ///
-    /// After `Ok` no read that begins is served a block of the range that was fetched before this call. Fetches that
-    /// are under way for the range are waited for, and what they stored is dropped; whoever asked for them gets their
-    /// bytes. Others go on, but for short waits of those who want what is being dropped. An empty range is `Ok`.
+    /// After `Ok` no read that begins is served a block of the range that was fetched before this call. A fetch that is
+    /// under way for any of the range is void: the read that began it gets its bytes, and none of them are stored. So
+    /// this never waits for the source. Bytes that are being written to the backend are waited for, and dropped. Reads
+    /// that want what is being dropped wait until it is, and then fetch it once. An empty range is `Ok`.
     ///
     /// The room that the blocks take on the backend is not given back; it is used again when they are fetched.
     ///
@@ -162,24 +162,14 @@ where
         let since = self.file.epoch();
         let mut rest = Some(range);
         while let Some(run) = rest {
-            // Whoever leads a block has asked for its bytes already, so it is waited for. Block by block, and not for
-            // a moment in which nobody leads any, which may never come.
-            let claim = self
-                .flights
-                .claim_one(run.first(DROP_BLOCKS), |run| (State::Missing, run));
-            match claim {
-                Claim::Lead(fetch) => {
-                    // First in memory, then in the file: nothing that is being erased is served (I1).
-                    self.file.invalidate(fetch.span());
-                    if written.is_ok() {
-                        written = self.file.erase(fetch.span()).await;
-                    }
-                    rest = range.from(fetch.span().end());
-                }
-                Claim::Follow(follow) => drop(follow.outcome().await),
-                // Not with this view of what is missing.
-                Claim::Valid(run) => rest = range.from(run.end()),
+            // Fetches of it are void. One that is being stored is waited for, with a place in line.
+            let taken = self.flights.take(run.first(DROP_BLOCKS)).await;
+            // First in memory, then in the file: nothing that is being erased is served (I1).
+            self.file.invalidate(taken.run());
+            if written.is_ok() {
+                written = self.file.erase(taken.run()).await;
             }
+            rest = range.from(taken.run().end());
         }
         debug!(lba, blocks, ok = written.is_ok(), "dropped cached blocks");
         written?;

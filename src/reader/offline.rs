@@ -18,22 +18,24 @@ use gibblox_core::{BlockReader, GibbloxError, GibbloxErrorKind, GibbloxResult};
 use tracing::{debug, warn};
 
 use crate::backend::CacheOps;
-use crate::bitmap::State;
+use crate::claims::{Claims, Ended};
 use crate::config::CacheConfig;
 use crate::file::{CacheFile, stored_total_blocks};
-use crate::flight::{Claim, FlightTable, Outcome};
 use crate::geometry::Geometry;
 use crate::identity::cached_reader_identity_string;
 use crate::run::Run;
 
 use super::CachedBlockReader;
 
+/// What a task claims that asks the source.
+const ANSWER: Run = Run::block(0);
+
 /// Whether the source has said that it is the one of the file.
 #[derive(Debug)]
 pub(super) struct Contact {
     is_made: AtomicBool,
-    /// Who asks, as if the answer were block 0.
-    asking: FlightTable,
+    /// Who asks. There is one thing to claim: [`ANSWER`].
+    asking: Claims<GibbloxResult<()>>,
 }
 
 impl Contact {
@@ -45,7 +47,7 @@ impl Contact {
     fn new(is_made: bool) -> Self {
         Self {
             is_made: AtomicBool::new(is_made),
-            asking: FlightTable::default(),
+            asking: Claims::default(),
         }
     }
 
@@ -171,38 +173,25 @@ where
 
     /// Has the source say who it is, before the first of its blocks is believed.
     ///
-    /// Cancellation is strict: whoever waits for the answer asks again.
+    /// Cancellation is strict: of the tasks that wait for the answer the next one asks.
     pub(super) async fn make_contact(&self) -> GibbloxResult<()> {
-        loop {
-            let claim = self.contact.asking.claim_one(Run::block(0), |run| {
-                let state = if self.contact.is_made() {
-                    State::Valid
-                } else {
-                    State::Missing
-                };
-                (state, run)
-            });
-            match claim {
-                Claim::Valid(_) => return Ok(()),
-                Claim::Lead(lead) => {
-                    let answer = self.ask_source().await;
-                    match &answer {
-                        Ok(()) => {
-                            debug!("the source has answered");
-                            self.contact.is_made.store(true, Ordering::Release);
-                            lead.finish(&Outcome::Published);
-                        }
-                        Err(error) => lead.finish(&Outcome::Failed(error.clone())),
-                    }
-                    return answer;
-                }
-                Claim::Follow(follow) => {
-                    if let Some(Outcome::Failed(error)) = follow.outcome().await {
-                        return Err(error);
-                    }
-                }
-            }
+        let asking = match self.contact.asking.claim(ANSWER, ()) {
+            Ok(asking) => asking,
+            Err(wait) => match wait.await {
+                Ended::Told(_, answer) => return answer,
+                Ended::Yours(asking) => asking,
+            },
+        };
+        if self.contact.is_made() {
+            return Ok(());
         }
+        let answer = self.ask_source().await;
+        if answer.is_ok() {
+            debug!("the source has answered");
+            self.contact.is_made.store(true, Ordering::Release);
+        }
+        asking.end(&answer, |(), _| true);
+        answer
     }
 
     /// Asks the source for everything that the file knows of it.

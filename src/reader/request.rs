@@ -2,13 +2,19 @@
 //!
 //! # Progress
 //!
-//! Each round ends: a leader waits for the source and the backend only, a follower for its leader (I3). And rounds end:
-//! a part comes back only where a valid block was dropped, which the next round fetches; where a leader failed or was
-//! dropped, of which there are finitely many; or to be fetched *directly*, without a claim, because the backend would
-//! not keep or return what a leader had fetched, or because blocks were dropped each time the part was read; or because
-//! a fetch failed that brought more than was asked for, after which this request asks for nothing more any more. Without
-//! the way past the claims many readers of one block over a dead backend would fetch it one after another, each the follower
-//! of the one before, and a reader beside a bad sector might never have done.
+//! Each round ends. A leader waits for the source, for bytes of the bitmap and for the backend, and no task that it
+//! waits for waits for a block (I7). A follower has a place in line: it is told how the fetch ended, or it is the next to
+//! lead, and fetches then in the same round (I3).
+//!
+//! And rounds end, whatever other tasks do, since a part, or what is left of it, comes back only
+//!
+//! - where a beginning of it was served: what is left is shorter;
+//! - where it was read from the cache in vain, because blocks were damaged or dropped: after [`MOST_READS`] of these it
+//!   is fetched *directly*, without a claim;
+//! - where a fetch failed that brought more than was asked for: then this request asks for nothing more any more.
+//!
+//! A fetch of its own serves it or fails, also where it is void, and so does the failure of a fetch that it followed and
+//! whose error is its own.
 
 use alloc::boxed::Box;
 
@@ -18,8 +24,8 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use smallvec::{SmallVec, smallvec};
 
 use crate::backend::CacheOps;
+use crate::fetch::{Claim, Follow, Followed, Outcome, Unstored};
 use crate::file::{Looked, NotValid};
-use crate::flight::{Claim, Follow, Outcome};
 use crate::policy::Plan;
 use crate::run::Run;
 
@@ -31,12 +37,12 @@ struct Part<'b> {
     run: Run,
     buf: &'b mut [u8],
     way: Way,
-    /// How often it was read while blocks were dropped, so that nothing was certain.
-    unsettled: u8,
+    /// How often it was read from the cache in vain.
+    reads: u8,
 }
 
-/// After so many times a part is read from the source alone.
-const MOST_UNSETTLED: u8 = 3;
+/// After so many reads in vain a part is read from the source alone.
+const MOST_READS: u8 = 3;
 
 /// Parts of a request. Mostly one.
 type Parts<'b> = SmallVec<[Part<'b>; 1]>;
@@ -44,7 +50,7 @@ type Parts<'b> = SmallVec<[Part<'b>; 1]>;
 /// How a part may be served.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// From the cache, or by whoever leads its fetch.
+    /// From the cache, or by the task that leads its fetch.
     Claim,
     /// From the source alone, since the backend is bypassed, or would not keep or return what was fetched.
     Direct,
@@ -57,7 +63,7 @@ enum Role<'t> {
 }
 
 impl Role<'_> {
-    /// Whether the source is asked, and not somebody else or the backend.
+    /// Whether the source is asked first, and not another task or the backend.
     const fn fetches(&self) -> bool {
         matches!(self, Role::Claimed(Claim::Lead(_)) | Role::Direct)
     }
@@ -69,8 +75,10 @@ type Tasks<'t, 'b> = SmallVec<[(Role<'t>, Part<'b>); 1]>;
 /// How serving a part ended.
 enum Served<'b> {
     Done,
-    /// What has to go through another round.
+    /// What has to go through another round, if anything.
     Again(Parts<'b>),
+    /// The same, of a follower that has fetched something.
+    Fetched(Parts<'b>),
     /// What has to go through another round, with nothing fetched beside it.
     Alone(Part<'b>),
     Failed {
@@ -86,6 +94,8 @@ struct Waiting<'b> {
     direct: Parts<'b>,
     /// What may be fetched beside it.
     plan: Plan,
+    /// Whether anything was fetched.
+    fetched: bool,
 }
 
 impl<'b> Waiting<'b> {
@@ -136,7 +146,7 @@ where
                 run,
                 buf,
                 way,
-                unsettled: 0,
+                reads: 0,
             };
             // Boxed, since it is the longest way, and a request should not be as large as another's.
             Box::pin(self.rounds(part, plan, ctx)).await
@@ -164,14 +174,13 @@ where
             ..Waiting::default()
         };
         waiting.push(part);
-        let mut fetched = false;
         let mut result = Ok(());
         while result.is_ok() && !waiting.is_empty() {
             let tasks = self.assign(&mut waiting);
-            fetched |= tasks.iter().any(|(role, _)| role.fetches());
+            waiting.fetched |= tasks.iter().any(|(role, _)| role.fetches());
             result = self.round(tasks, &mut waiting, ctx).await;
         }
-        (fetched, result)
+        (waiting.fetched, result)
     }
 
     /// What a request for `run` may fetch beside it. Nothing while there is nowhere to store it, nor while the source may
@@ -199,6 +208,10 @@ where
         let mut end = |served| match served {
             Served::Done => {}
             Served::Again(parts) => parts.into_iter().for_each(|part| waiting.push(part)),
+            Served::Fetched(parts) => {
+                waiting.fetched = true;
+                parts.into_iter().for_each(|part| waiting.push(part));
+            }
             Served::Alone(part) => {
                 waiting.plan = Plan::default();
                 waiting.push(part);
@@ -257,7 +270,7 @@ where
             run,
             buf,
             way,
-            unsettled,
+            reads,
         } = part;
         let front = run.first_until(lba);
         let blocks = front.map_or(0, Run::blocks);
@@ -267,7 +280,7 @@ where
                 run,
                 buf,
                 way,
-                unsettled,
+                reads,
             })
         };
         (part(front, front_buf), part(run.from(lba), behind_buf))
@@ -275,7 +288,9 @@ where
 
     async fn serve<'b>(&self, role: Role<'_>, part: Part<'b>, ctx: ReadContext) -> Served<'b> {
         match role {
-            Role::Claimed(Claim::Valid(_)) => self.read_cached(part, Way::Claim).await,
+            Role::Claimed(Claim::Valid(_)) => {
+                Served::Again(self.read_cached(part, Way::Claim).await)
+            }
             Role::Claimed(Claim::Lead(fetch)) if !fetch.is_exact() => {
                 // Boxed, since it is rare, and would make the future of every fetch larger.
                 match Box::pin(self.fetch_wide(fetch, part.buf, ctx)).await {
@@ -290,51 +305,76 @@ where
                     Err(error) => part.failed(error),
                 }
             }
-            Role::Claimed(Claim::Follow(follow)) => self.follow(follow, part).await,
+            Role::Claimed(Claim::Follow(follow)) => self.follow(follow, part, ctx).await,
             Role::Direct => self.read_direct(part, ctx).await,
         }
     }
 
-    /// Reads a part that was valid; what turns out not to be goes again, on the way `otherwise`.
-    async fn read_cached<'b>(&self, part: Part<'b>, otherwise: Way) -> Served<'b> {
-        let mut unsettled = part.unsettled;
+    /// Reads a part that was valid; returns what turns out not to be, to go again. What is damaged for certain goes on the
+    /// way `damaged`.
+    async fn read_cached<'b>(&self, part: Part<'b>, damaged: Way) -> Parts<'b> {
+        let reads = part.reads + 1;
         let (bad, way) = match self.file.read(part.run, part.buf).await {
-            Ok(Looked { bad, settled: true }) => (bad, otherwise),
-            Err(NotValid) => (smallvec![part.run], otherwise),
-            Ok(Looked { bad, .. }) => {
-                unsettled += 1;
-                let direct = unsettled == MOST_UNSETTLED;
-                (bad, if direct { Way::Direct } else { Way::Claim })
-            }
+            Ok(Looked { bad, settled: true }) => (bad, damaged),
+            // Dropped by another task: damaged, or because the source has changed.
+            Err(NotValid) => (smallvec![part.run], Way::Claim),
+            Ok(Looked { bad, .. }) => (bad, Way::Claim),
+        };
+        let way = if reads == MOST_READS {
+            Way::Direct
+        } else {
+            way
         };
         let mut rest = Some(part);
         let mut again = Parts::new();
         for run in bad {
             let (_, behind) = rest.map_or((None, None), |rest| self.split(rest, run.start()));
             let (bad, behind) = behind.map_or((None, None), |rest| self.split(rest, run.end()));
-            again.extend(bad.map(|bad| Part {
-                way,
-                unsettled,
-                ..bad
-            }));
+            again.extend(bad.map(|bad| Part { way, reads, ..bad }));
             rest = behind;
         }
-        if again.is_empty() {
-            Served::Done
-        } else {
-            Served::Again(again)
-        }
+        again
     }
 
-    async fn follow<'b>(&self, follow: Follow, part: Part<'b>) -> Served<'b> {
-        let shares_fate = follow.shares_fate();
+    async fn follow<'b>(&self, follow: Follow<'_>, part: Part<'b>, ctx: ReadContext) -> Served<'b> {
         self.file.counts().followed_runs.add(1);
-        match follow.outcome().await {
-            Some(Outcome::Published) => self.read_cached(part, Way::Direct).await,
-            Some(Outcome::Failed(error)) if shares_fate => part.failed(error),
-            Some(Outcome::Unstored(_)) => part.again(Way::Direct),
-            Some(Outcome::Failed(_)) | None => part.again(Way::Claim),
+        let followed = follow.outcome(|run| self.file.state_at(run)).await;
+        let (front, rest) = self.split(part, followed.run().end());
+        let Some(part) = front else {
+            return Served::Again(rest.into_iter().collect());
+        };
+        let mut again: Parts<'b> = rest.into_iter().collect();
+        match followed {
+            // What the backend does not return as it was stored just now it would not return the next time either.
+            Followed::Ended(_, Outcome::Published) => {
+                again.extend(self.read_cached(part, Way::Direct).await);
+            }
+            Followed::Ended(_, Outcome::Unstored(unstored)) => {
+                again.extend(self.copy_unstored(&unstored, part));
+            }
+            Followed::Ended(_, Outcome::Failed(error)) => return part.failed(error),
+            Followed::Valid(_) => again.extend(self.read_cached(part, Way::Claim).await),
+            // Boxed, since it is rare, and would make the future of every follower larger.
+            Followed::Lead(fetch) => match Box::pin(self.fetch(fetch, part.buf, ctx)).await {
+                Ok(Fetched { stored: _ }) => return Served::Fetched(again),
+                Err(error) => return part.failed(error),
+            },
         }
+        Served::Again(again)
+    }
+
+    /// Gets a part from the bytes that its leader has fetched; returns it where they are not there.
+    fn copy_unstored<'b>(&self, unstored: &Unstored, part: Part<'b>) -> Option<Part<'b>> {
+        let from = part.run.start().checked_sub(unstored.run.start());
+        let bytes = from.and_then(|blocks| unstored.bytes.get(self.geometry.len_bytes(blocks)..));
+        let Some(bytes) = bytes.and_then(|bytes| bytes.get(..part.buf.len())) else {
+            return Some(Part {
+                way: Way::Direct,
+                ..part
+            });
+        };
+        part.buf.copy_from_slice(bytes);
+        None
     }
 
     /// Reads a part from the source alone.
@@ -346,12 +386,8 @@ where
     }
 }
 
-impl<'b> Part<'b> {
-    fn again(self, way: Way) -> Served<'b> {
-        Served::Again(smallvec![Part { way, ..self }])
-    }
-
-    fn failed(self, error: GibbloxError) -> Served<'b> {
+impl Part<'_> {
+    fn failed<'b>(self, error: GibbloxError) -> Served<'b> {
         Served::Failed {
             lba: self.run.start(),
             error,
