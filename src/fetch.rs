@@ -492,3 +492,6 @@ impl Lead<'_> {
 
 #[cfg(all(test, not(model)))]
 mod tests;
+
+#[cfg(all(test, model))]
+mod model;

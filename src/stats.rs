@@ -113,8 +113,9 @@ pub struct CacheCounters {
     pub served_blocks: u64,
     /// The same in bytes.
     pub served_bytes: u64,
-    /// How often a part of a request, of `read_blocks` or `ensure_cached`, began to wait for what somebody else was
-    /// fetching. More than once for one part where its leaders fail or are dropped.
+    /// How often a part of a request, of `read_blocks` or `ensure_cached`, began to wait for what another task was
+    /// fetching or dropping. A part that keeps its place in line, because the task it waits for fails or is dropped, counts
+    /// once.
     pub followed_runs: u64,
     /// Reads of the source, however they ended. Asking it for its number of blocks is none.
     pub source_reads: u64,
