@@ -33,6 +33,7 @@ mod memory;
 mod offline;
 mod open;
 mod program;
+mod queue;
 mod read;
 mod scale;
 mod schedules;
