@@ -138,10 +138,10 @@ fn clear_ends_beside_a_block_that_is_read_again_and_again() {
     for trouble in TROUBLES {
         for blocks in [&[BAD][..], &[BAD, BAD, BAD + 1]] {
             let world = World::in_trouble(trouble);
-            let clear =
-                |world: &'static World| async { world.reader.clear().await.map(|()| Vec::new()) };
             // With an error where nothing can be written; but it ends.
-            let got = beside_stubborn(Box::leak(Box::new(world)), trouble, blocks, clear);
+            let got = beside_stubborn(&world, trouble, blocks, |world| async {
+                world.reader.clear().await.map(|()| Vec::new())
+            });
             assert!(got.is_ok() || trouble == Trouble::Unstored, "{got:?}");
         }
     }
@@ -287,8 +287,8 @@ fn a_task_that_wants_blocks_stored_gets_the_backends_error_from_the_fetch_that_i
 
 #[test]
 fn readers_of_a_fetch_whose_blocks_are_dropped_fetch_them_once_more() {
-    // Dropped while it is fetched, and while it is stored.
-    for storing in [false, true] {
+    // Dropped while it is fetched, and while it is stored: after the readers have read what was stored, and before.
+    for (storing, early) in [(false, false), (true, false), (true, true)] {
         let world = World::new();
         let mut poller = Poller::new();
         world.source.gate.shut();
@@ -311,6 +311,10 @@ fn readers_of_a_fetch_whose_blocks_are_dropped_fetch_them_once_more() {
         assert_eq!(poller.is_done(dropping), !storing);
         world.source.gate.open();
         world.backend.gate.open();
+        if early {
+            assert!(poller.poll(readers[0]), "it has stored");
+            assert!(poller.poll(dropping), "it is its turn");
+        }
         poller.run_to_end();
         poller.take(dropping).unwrap();
         for id in readers {
