@@ -1,60 +1,62 @@
-//! [`Validity`]: which blocks are valid, and which of these are trusted or unasked, by machine words.
+//! [`Validity`]: which blocks are valid, and which of these are trusted. Two lazily allocated bitmaps under a seqlock.
 //!
 //! ```text
 //!                publish                 distrust_all
-//!   not valid ───────────► valid, trusted ──────────► valid
-//!       ▲                        │ ▲                  │ │
-//!       │       invalidate       │ └────── trust ─────┘ │
-//!       └────────────────────────┴──────────────────────┘
+//!   not valid ───────────► valid, trusted ──────────► valid, not trusted
+//!       ▲        of what was asked for    ◄── settle ──    ▲   │
+//!       │                                                  │   │
+//!       │   invalidate (from either)                       │   │
+//!       ├──────────────────────────────────────────────────┼───┘
+//!       └── publish of what was fetched unasked ───────────┘
 //! ```
 //!
-//! A *valid* block is one that the cache file claims to hold. It is *trusted* once this process has fetched it or has
-//! compared it with its checksum. The hit path loads both words and takes no lock; whatever changes them is a
-//! read-modify-write.
+//! A *valid* block is one that the cache file claims to hold. It is *trusted* once this process has fetched it for a
+//! reader or has compared it with its checksum. The hit path loads both words and takes no lock. Each change of a word
+//! is a read-modify-write.
 //!
-//! A valid block is *unasked* if this process fetched it, but nobody has asked for it yet. It could be trusted; that it
-//! is not makes its first read look twice. That read makes it trusted without a comparison, and counts it as used. So
-//! the hit path has nothing to do with it.
+//! A block that was fetched unasked is published valid and not trusted, like a block of an earlier process. Its first
+//! read leaves the hit path by itself, where the streams see it and it is compared once.
+//!
+//! # Tokens
+//!
+//! The order of looking and believing is performed here, by three objects that other rooms only pass on:
+//!
+//! - [`Sight`]: a run that was trusted when it was looked at. [`Validity::is_still`] says after the read whether the
+//!   bytes are to be believed.
+//! - [`Look`]: a run that was valid. [`Look::settle`] takes the [`Flaw`]s that were found, trusts the rest, and drops what
+//!   does not match if nothing disturbed the read. What could not be read stays valid (I8).
+//! - [`Filling`]: a run that is about to be written. [`Filling::publish`] makes it valid.
 //!
 //! # Memory
 //!
 //! The bits of each kind lie in chunks ([`words`]) that are allocated when the first block of a chunk becomes valid, or
-//! trusted, so the memory follows what is cached, and a device of many terabytes costs two directories of pointers. A
-//! flat vector would be simpler, but opening a large device would be a matter of clearing memory, and a small machine
-//! would pay for what it never caches. Both kinds in one chunk would be one look fewer for a hit; opening a cache that
-//! has a little of everything then took twice the memory, and a scan for valid blocks read what it did not want. The
-//! unasked bits have no directory either before anything is fetched unasked.
+//! trusted. So memory follows what is cached, and a device of many terabytes costs two directories of pointers. Tried:
+//! a flat vector. Opening a large device is then a matter of clearing memory, and a small machine pays for what it never
+//! caches. Tried: both kinds in one chunk. It saves a hit one lookup, but doubles the memory of a sparse cache, and makes
+//! scans read what they do not need. Tried: a third bitmap for unasked blocks, so that their first use needs no
+//! comparison. It took a fifth ordering and a quarter of this file for 8 bytes and a hash of each such block.
 //!
 //! # Orderings
 //!
-//! Four pairs of operations race, and each is settled by the order in which both sides touch two words. The first two
-//! are read-modify-writes, which see the latest value of their word, so of two that cross at least one sees the other:
+//! Four pairs of operations race. The first two pairs are read-modify-writes, which see the latest value of their word,
+//! so of two that cross at least one sees the other:
 //!
-//! - *publish* (or *trust*) sets the trusted bit, then reads the epoch; *distrust* bumps the epoch, then clears the
-//!   trusted bits. A block that was written before a flush that failed is therefore never left trusted.
-//! - *trust* sets the trusted bit, then reads the valid bit; *invalidate* clears the valid bit, then the trusted one. A
-//!   block is therefore never left trusted but not valid; while it is for a moment, the hit path does not take it.
+//! - *publish* (or *settle*) sets the trusted bit, then reads the epoch. *Distrust* bumps the epoch, then clears the
+//!   trusted bits. So a block that was written before a failed flush is never left trusted.
+//! - *settle* sets the trusted bit, then reads the valid bit. *Invalidate* clears the valid bit, then the trusted one. So
+//!   a block is never left trusted but not valid. While it is for a moment, the hit path does not take it.
 //! - *publish* sets the valid bit before the trusted one, and the bytes are written before both (I1).
-//! - *invalidate* and *distrust* count a change when they begin and when they end, and clear bits in between; only
-//!   after that are bytes written again, and that may fail and leave garbage. A reader reads the count, then the bits,
-//!   then the bytes, then the count: if no change was under way at first, and the count is the same in the end, nobody
-//!   can have been writing these bytes, and no flush of them has failed.
+//! - *invalidate* and *distrust* count a change when they begin and when they end, and clear bits in between. Bytes are
+//!   written again only after that, and that write may fail and leave garbage. A reader reads the count, then the bits,
+//!   then the bytes, then the count. If no change was under way at first and the count is the same in the end, no task
+//!   was writing these bytes, and no flush of them has failed.
 //!
-//! And one more for unasked blocks. *Publish* sets the unasked bit, then reads the epoch, and only then sets the valid
-//! bit; so an unasked bit in front of a valid block was written after the last failed flush. *Use* reads the count of
-//! changes, sees both bits, sets the trusted one, clears the unasked one, and reads the count again, by a
-//! read-modify-write: if it is the same, whatever takes trust away begins later, and sees the trusted bit. Else trust is
-//! taken back, and where there is nothing to compare with, the block is dropped. Of several that use a block, one finds
-//! the bit that it clears.
-//!
-//! Epoch and count are a `usize` each; to be mistaken one would have to wrap within one fill or one read.
+//! Epoch and count are a `usize` each. They wrap; a token is mistaken only after 2^(pointer width / 2) changes within
+//! one fill or one read.
 
 mod words;
 
-use alloc::boxed::Box;
-
-use gibblox_core::{GibbloxError, GibbloxResult};
-use once_cell::race::OnceBox;
+use gibblox_core::GibbloxResult;
 
 use crate::run::Run;
 use crate::sync::{AtomicUsize, Ordering, fence};
@@ -81,27 +83,68 @@ pub(crate) struct Epoch(usize);
 
 /// A moment at which no block was losing what it had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Changes(usize);
+struct Calm(usize);
 
 /// The low bits of the count of changes are those under way: more than there are threads.
 const UNDER_WAY: usize = (1 << (usize::BITS / 4)) - 1;
 
-/// What became of a publication.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Published {
-    /// The blocks are valid and trusted; so many of them were not valid before.
-    Trusted(u64),
-    /// A flush failed since the epoch that the caller gave: the blocks are valid, but not trusted.
-    Untrusted(u64),
+/// A run that was trusted when it was looked at, hence one backend read away.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sight {
+    run: Run,
+    before: Calm,
 }
 
-/// The valid, the trusted and the unasked blocks of a device.
+impl Sight {
+    /// What was looked at.
+    #[inline]
+    pub(crate) const fn run(self) -> Run {
+        self.run
+    }
+}
+
+/// A run that was valid when it was looked at, and whose bytes are being read.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub(crate) struct Look<'v> {
+    validity: &'v Validity,
+    run: Run,
+    since: Epoch,
+    before: Option<Calm>,
+}
+
+/// Blocks of a look that are not to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flaw {
+    pub(crate) run: Run,
+    /// The bytes were compared and are not the source's. Otherwise they could not be read, which says nothing about
+    /// them (I8).
+    pub(crate) is_wrong: bool,
+}
+
+/// A run that is not valid, and whose bytes are being written.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Filling<'v> {
+    validity: &'v Validity,
+    run: Run,
+    since: Epoch,
+}
+
+/// What became of a publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Published {
+    /// So many blocks were not valid before.
+    pub(crate) newly_blocks: u64,
+    /// No flush failed since the filling began, so what was asked for is trusted.
+    pub(crate) is_trusted: bool,
+}
+
+/// The valid and the trusted blocks of a device.
 pub(crate) struct Validity {
     total_blocks: u64,
     valid: Words,
     trusted: Words,
-    /// Nothing before anything is fetched unasked.
-    unasked: OnceBox<Words>,
     epoch: AtomicUsize,
     changes: AtomicUsize,
 }
@@ -121,25 +164,20 @@ impl Validity {
             total_blocks,
             valid: Words::new(total_blocks)?,
             trusted: Words::new(total_blocks)?,
-            unasked: OnceBox::new(),
             epoch: AtomicUsize::new(0),
             changes: AtomicUsize::new(0),
         })
     }
 
-    /// Makes room for the bits of `run`, so that publishing it cannot fail.
-    pub(crate) fn reserve(&self, run: Run) -> GibbloxResult<()> {
-        self.valid.reserve(run)?;
-        self.trusted.reserve(run)
-    }
+    // ---- asking ----
 
-    /// The parts of `run` that there is room for. No bit of another block was ever set, here or, by this process, in
-    /// the file.
+    /// The parts of `run` whose chunks are allocated. No bit of another block was ever set, here or, by this process,
+    /// in the file.
     pub(crate) fn reserved(&self, run: Run) -> impl Iterator<Item = Run> {
         self.valid.reserved(run)
     }
 
-    /// Whether every block of `run` is valid and trusted. What its bytes are was written before.
+    /// Whether every block of `run` is valid and trusted. Its bytes were written before.
     #[inline]
     pub(crate) fn is_trusted(&self, run: Run) -> bool {
         let first = first_place(run);
@@ -171,28 +209,76 @@ impl Validity {
         self.valid.count()
     }
 
-    /// Now, to be given to [`publish`](Self::publish) and [`trust`](Self::trust).
+    /// Now, between two failed flushes.
     pub(crate) fn epoch(&self) -> Epoch {
         Epoch(self.epoch.fetch_add(0, Ordering::AcqRel))
     }
 
-    /// Now, unless blocks are just losing what they have.
-    ///
-    /// Bytes that were read are those of the run's blocks if nothing [has changed](Self::unchanged) between a moment
-    /// before the run was found valid and one after they were read.
-    #[inline]
-    pub(crate) fn changes(&self) -> Option<Changes> {
-        let count = self.changes.load(Ordering::Acquire);
-        (count & UNDER_WAY == 0).then_some(Changes(count))
+    /// Whether a flush has ever failed.
+    pub(crate) fn was_distrusted(&self) -> bool {
+        self.epoch() != Epoch(0)
     }
 
-    /// Whether no block has begun to lose what it had since `before`.
+    // ---- looking: count, bits, bytes, count ----
+
+    /// Looks at `run` for a plain hit: a token if all of it is trusted and no block is losing what it has.
     #[inline]
-    pub(crate) fn unchanged(&self, before: Changes) -> bool {
+    pub(crate) fn sight(&self, run: Run) -> Option<Sight> {
+        let before = self.calm()?;
+        self.is_trusted(run).then_some(Sight { run, before })
+    }
+
+    /// Whether no block has begun to lose what it had since `sight`. Bytes that were read in between are those of its
+    /// blocks then.
+    #[inline]
+    pub(crate) fn is_still(&self, sight: Sight) -> bool {
+        self.unchanged(sight.before)
+    }
+
+    /// Looks at `run`, whose bytes are going to be read: a token if all of it is valid.
+    pub(crate) fn look(&self, run: Run) -> Option<Look<'_>> {
+        let since = self.epoch();
+        let before = self.calm();
+        (self.count_valid(run) == run.blocks()).then_some(Look {
+            validity: self,
+            run,
+            since,
+            before,
+        })
+    }
+
+    /// Now, unless blocks are just losing what they have.
+    #[inline]
+    fn calm(&self) -> Option<Calm> {
+        let count = self.changes.load(Ordering::Acquire);
+        (count & UNDER_WAY == 0).then_some(Calm(count))
+    }
+
+    #[inline]
+    fn unchanged(&self, before: Calm) -> bool {
         // The bytes are read before the count is.
         fence(Ordering::Acquire);
         self.changes.load(Ordering::Acquire) == before.0
     }
+
+    // ---- filling ----
+
+    /// Begins to fill `run`: makes room for its bits, so that publishing cannot fail, and takes back what of it is valid,
+    /// since its bytes are about to be overwritten.
+    pub(crate) fn fill(&self, run: Run) -> GibbloxResult<Filling<'_>> {
+        self.valid.reserve(run)?;
+        self.trusted.reserve(run)?;
+        if self.count_valid(run) != 0 {
+            self.invalidate(run);
+        }
+        Ok(Filling {
+            validity: self,
+            run,
+            since: self.epoch(),
+        })
+    }
+
+    // ---- losing ----
 
     /// Runs `change`, which clears bits, so that readers notice.
     fn changing<R>(&self, change: impl FnOnce() -> R) -> R {
@@ -202,7 +288,7 @@ impl Validity {
         result
     }
 
-    /// Until [`end_change`](Self::end_change) there are no [`changes`](Self::changes) to be had, so no plain hits.
+    /// Until [`end_change`](Self::end_change) nothing is [sighted](Self::sight), and no look is undisturbed.
     pub(crate) fn begin_change(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
@@ -212,90 +298,47 @@ impl Validity {
         self.changes.fetch_add(UNDER_WAY, Ordering::AcqRel);
     }
 
-    /// Whether a flush has ever failed.
-    pub(crate) fn was_distrusted(&self) -> bool {
-        self.epoch() != Epoch(0)
-    }
-
-    /// Makes `run` valid, `asked`, which is a part of it, trusted, and the rest unasked. Its bytes are written, all of
-    /// them after `since`.
-    ///
-    /// The caller has [reserved](Self::reserve) the run.
-    pub(crate) fn publish(&self, run: Run, asked: Run, since: Epoch) -> Published {
-        let outside = [run.first_until(asked.start()), run.from(asked.end())];
-        for unasked in outside.into_iter().flatten() {
-            self.set_unasked(unasked, since);
-        }
-        let newly = places(run)
-            .map(|place| u64::from(self.valid.set(place, place.mask).count_ones()))
-            .sum();
-        if self.set_trusted(asked, since) {
-            Published::Trusted(newly)
-        } else {
-            Published::Untrusted(newly)
-        }
-    }
-
-    /// Sets the unasked bits of `run`, unless a flush failed since `since`.
-    ///
-    /// Where there is no memory for them, the blocks will be compared, and not be counted.
-    fn set_unasked(&self, run: Run, since: Epoch) {
-        let unasked = self.unasked.get_or_try_init(|| {
-            let words = Words::new(self.total_blocks)?;
-            Ok::<_, GibbloxError>(Box::new(words))
-        });
-        let Ok(unasked) = unasked else { return };
-        if unasked.reserve(run).is_err() {
-            return;
-        }
-        for place in places(run) {
-            unasked.set(place, place.mask);
-        }
-        if self.epoch() != since {
+    /// Makes `run` not valid; returns how many of its blocks were.
+    pub(crate) fn invalidate(&self, run: Run) -> u64 {
+        self.changing(|| {
+            let mut dropped = 0;
             for place in places(run) {
-                unasked.clear(place, place.mask);
+                dropped += u64::from(self.valid.clear(place, place.mask).count_ones());
+                self.trusted.clear(place, place.mask);
             }
-        }
+            dropped
+        })
     }
 
-    /// Trusts those blocks of `run` that nobody has asked for before; returns how many these were.
-    ///
-    /// `before` is what [`changes`](Self::changes) said before the run was found valid. Where blocks were losing what they
-    /// had meanwhile, maybe these, they are not trusted, and made not valid unless they are `comparable`.
-    pub(crate) fn take_unasked(&self, run: Run, before: Changes, comparable: bool) -> u64 {
-        let Some(unasked) = self.unasked.get() else {
-            return 0;
-        };
-        let mut taken = 0;
-        for place in places(run) {
-            // In this order: see the orderings above.
-            let valid = self.valid.at(place);
-            let mask = valid & unasked.at(place) & place.mask;
-            if mask == 0 {
-                continue;
-            }
-            self.trusted.set(place, mask);
-            taken += u64::from(unasked.clear(place, mask).count_ones());
-            if self.changes.fetch_add(0, Ordering::AcqRel) == before.0 {
-                continue;
-            }
-            if comparable {
-                // Maybe they were trusted rightly, by somebody else: then they are compared once more.
-                self.trusted.clear(place, mask);
-            } else {
-                // A flush may have failed, and not have found them among what it drops.
-                self.invalidate(run);
-                break;
-            }
-        }
-        taken
+    /// Trusts nothing any more: a flush failed, and nobody knows what the medium kept.
+    pub(crate) fn distrust_all(&self) {
+        self.take_trusted(|_| ());
     }
 
-    /// Trusts `run`, whose bytes were read after `since` and match their checksums. Unasked blocks stay that, so that
-    /// their first use is counted.
-    ///
-    /// Where there is no memory for it, they will be compared once more.
-    pub(crate) fn trust(&self, run: Run, since: Epoch) {
+    /// Makes everything that was trusted not valid: a flush failed, and there is nothing to compare with.
+    pub(crate) fn drop_trusted(&self) {
+        // Valid before trusted, as everywhere: nothing is left trusted but not valid.
+        self.take_trusted(|place| _ = self.valid.clear(place, place.mask));
+    }
+
+    fn take_trusted(&self, first: impl FnMut(Place)) {
+        self.changing(|| {
+            self.epoch.fetch_add(1, Ordering::AcqRel);
+            self.trusted.clear_all(first);
+        });
+    }
+
+    /// Makes nothing valid.
+    pub(crate) fn clear(&self) {
+        self.valid.clear_all(|_| ());
+        self.trusted.clear_all(|_| ());
+    }
+
+    // ---- believing ----
+
+    /// Trusts `run`, whose bytes were read after `since` and are right. Where there is no memory for it, they will be
+    /// compared once more.
+    fn trust(&self, run: Run, since: Epoch) {
         if self.trusted.reserve(run).is_err() {
             return;
         }
@@ -311,8 +354,7 @@ impl Validity {
     /// Sets the trusted bits, and takes them back where a flush failed since `since`.
     fn set_trusted(&self, run: Run, since: Epoch) -> bool {
         for place in places(run) {
-            let unasked = self.unasked.get().map_or(0, |words| words.at(place));
-            self.trusted.set(place, place.mask & !unasked);
+            self.trusted.set(place, place.mask);
         }
         let current = self.epoch() == since;
         if !current {
@@ -323,50 +365,7 @@ impl Validity {
         current
     }
 
-    /// Makes `run` not valid; returns how many of its blocks were.
-    pub(crate) fn invalidate(&self, run: Run) -> u64 {
-        self.changing(|| {
-            let mut dropped = 0;
-            for place in places(run) {
-                dropped += u64::from(self.valid.clear(place, place.mask).count_ones());
-                self.trusted.clear(place, place.mask);
-                if let Some(unasked) = self.unasked.get() {
-                    unasked.clear(place, place.mask);
-                }
-            }
-            dropped
-        })
-    }
-
-    /// Trusts nothing any more, nor what is unasked: a flush failed, and nobody knows what the medium kept.
-    pub(crate) fn distrust_all(&self) {
-        self.take_trusted(|_| ());
-    }
-
-    /// Makes everything that was trusted or unasked not valid: a flush failed, and there is nothing to compare with.
-    pub(crate) fn drop_trusted(&self) {
-        // Valid before trusted, as everywhere: nothing is left trusted but not valid.
-        self.take_trusted(|place| _ = self.valid.clear(place, place.mask));
-    }
-
-    fn take_trusted(&self, mut first: impl FnMut(Place)) {
-        self.changing(|| {
-            self.epoch.fetch_add(1, Ordering::AcqRel);
-            if let Some(unasked) = self.unasked.get() {
-                unasked.clear_all(&mut first);
-            }
-            self.trusted.clear_all(first);
-        });
-    }
-
-    /// Makes nothing valid.
-    pub(crate) fn clear(&self) {
-        self.valid.clear_all(|_| ());
-        self.trusted.clear_all(|_| ());
-        if let Some(unasked) = self.unasked.get() {
-            unasked.clear_all(|_| ());
-        }
-    }
+    // ---- bytes of the file ----
 
     /// Takes in the bytes of the file's bitmap from its byte `first_byte` on: set bits become valid, not trusted.
     ///
@@ -412,6 +411,58 @@ impl Validity {
             for (to, from) in out.iter_mut().skip(at).zip(word.iter().skip(skip)) {
                 *to = *from;
             }
+        }
+    }
+}
+
+impl Look<'_> {
+    /// Whether all of the run is trusted.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.validity.is_trusted(self.run)
+    }
+
+    /// Whether a block has begun to lose what it had since the look, maybe one of these. What was read is certain
+    /// otherwise.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.before
+            .is_none_or(|before| !self.validity.unchanged(before))
+    }
+
+    /// Believes what was read: all of the run is trusted, but for `flaws`, which are in order. Each that
+    /// [is wrong](Flaw::is_wrong) is dropped, if nothing [disturbed](Self::is_disturbed) the read, as `is_certain` says.
+    pub(crate) fn settle(self, flaws: &[Flaw], is_certain: bool) {
+        let mut rest = Some(self.run);
+        for flaw in flaws {
+            let bad = flaw.run;
+            if is_certain && flaw.is_wrong {
+                self.validity.invalidate(bad);
+            }
+            if let Some(good) = rest.and_then(|rest| rest.first_until(bad.start())) {
+                self.validity.trust(good, self.since);
+            }
+            rest = rest.and_then(|rest| rest.from(bad.end()));
+        }
+        if let Some(good) = rest {
+            self.validity.trust(good, self.since);
+        }
+    }
+}
+
+impl Filling<'_> {
+    /// What is filled.
+    pub(crate) const fn run(&self) -> Run {
+        self.run
+    }
+
+    /// Makes the run valid, and `asked`, which is a part of it, trusted. Its bytes are written, all of them since the
+    /// filling began.
+    pub(crate) fn publish(self, asked: Run) -> Published {
+        let newly_blocks = places(self.run)
+            .map(|place| u64::from(self.validity.valid.set(place, place.mask).count_ones()))
+            .sum();
+        Published {
+            newly_blocks,
+            is_trusted: self.validity.set_trusted(asked, self.since),
         }
     }
 }

@@ -17,7 +17,8 @@
 //! call cannot think that nothing changed meanwhile, and drop what it could not read.
 //!
 //! A plain hit that succeeds ends a row of failures like any other call, but must not pay for saying so. So a failure
-//! asks how many plain hits there were, and if there were more than at the failure before, the row begins with it.
+//! asks how many plain hits there were, and if there were more than at the failure before, the row begins with it. So does
+//! [`Bypass::is_failing`]. Rows are kept without limits too, so that it can tell.
 //!
 //! # What was not done
 //!
@@ -25,7 +26,7 @@
 //! read does not, but there is no byte in the file that is safe to write again at any time. So a backend that reads but
 //! does not write is bypassed and used in turns.
 
-use crate::config::BypassLimits;
+use crate::config::BypassPolicy;
 use crate::sync::{AtomicUsize, Lock, Ordering};
 
 /// Nothing failed last.
@@ -38,7 +39,7 @@ const ON: usize = 2;
 /// Whether the backend of one file is asked.
 #[derive(Debug)]
 pub(crate) struct Bypass {
-    limits: Option<BypassLimits>,
+    limits: Option<BypassPolicy>,
     /// What of the state is looked at without the lock. Only written under it.
     glance: AtomicUsize,
     state: Lock<State>,
@@ -82,7 +83,7 @@ pub(crate) struct Probe<'a> {
 }
 
 impl Bypass {
-    pub(crate) fn new(limits: Option<BypassLimits>) -> Self {
+    pub(crate) fn new(limits: Option<BypassPolicy>) -> Self {
         Self {
             limits,
             glance: AtomicUsize::new(CALM),
@@ -96,12 +97,24 @@ impl Bypass {
         self.glance.load(Ordering::Acquire) == ON
     }
 
+    /// Whether a row of failures is not over, when there have been so many plain hits. Never while the backend is bypassed.
+    pub(crate) fn is_failing(&self, hits_so_far: impl FnOnce() -> u64) -> bool {
+        if self.glance.load(Ordering::Acquire) != FAILING {
+            return false;
+        }
+        let hits_so_far = hits_so_far();
+        self.state.with(|state| match state {
+            State::Healthy {
+                failures,
+                plain_hits,
+            } => *failures != 0 && hits_so_far <= *plain_hits,
+            State::Bypassed { .. } | State::Probing => false,
+        })
+    }
+
     /// A call failed, when there had been so many plain hits. If that was one too many, `enter` is run, under the lock,
     /// and the answer is true.
     pub(crate) fn failed(&self, hits_so_far: impl FnOnce() -> u64, enter: impl FnOnce()) -> bool {
-        let Some(limits) = self.limits else {
-            return false;
-        };
         let hits_so_far = hits_so_far();
         self.state.with(|state| {
             let State::Healthy {
@@ -117,10 +130,13 @@ impl Bypass {
                 *failures = 0;
             }
             *failures = failures.saturating_add(1);
-            if *failures < limits.failures_in_a_row {
+            let limits = self
+                .limits
+                .filter(|limits| *failures >= limits.after_failures);
+            let Some(limits) = limits else {
                 self.glance.store(FAILING, Ordering::Release);
                 return false;
-            }
+            };
             *state = State::Bypassed {
                 reads_left: limits.probe_after_reads,
             };

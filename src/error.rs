@@ -1,4 +1,4 @@
-//! The errors that this crate makes itself, in one wording each.
+//! Every error that this crate makes itself, in one wording each. Errors of the source and of the backend pass unchanged.
 
 use alloc::format;
 
@@ -23,4 +23,42 @@ pub(crate) fn short_read(who: &str, got: usize, asked: usize) -> GibbloxError {
 #[cold]
 pub(crate) fn invalid_input(message: &'static str) -> GibbloxError {
     GibbloxError::with_message(GibbloxErrorKind::InvalidInput, message)
+}
+
+/// The caller asked for blocks that the device does not have.
+#[cold]
+pub(crate) fn out_of_range() -> GibbloxError {
+    GibbloxError::with_message(
+        GibbloxErrorKind::OutOfRange,
+        "the range reaches past the last block",
+    )
+}
+
+/// The cache file is closed.
+#[cold]
+pub(crate) fn not_open() -> GibbloxError {
+    io("the cache file could not be opened yet")
+}
+
+/// No call is made to the backend.
+#[cold]
+pub(crate) fn bypassed() -> GibbloxError {
+    io("the cache backend failed too often and is bypassed")
+}
+
+/// Blocks were written to a file without checksums, and nothing tells whether they arrived.
+#[cold]
+pub(crate) fn not_durable() -> GibbloxError {
+    io("a flush failed while the blocks were stored")
+}
+
+/// Blocks were erased, and nothing tells whether that arrived.
+#[cold]
+pub(crate) fn not_erased() -> GibbloxError {
+    io("a flush failed, or a bypass ended, while blocks were dropped")
+}
+
+#[cold]
+fn io(message: &'static str) -> GibbloxError {
+    GibbloxError::with_message(GibbloxErrorKind::Io, message)
 }

@@ -3,8 +3,9 @@
 //! A geometry is checked when it is made: the block size is a power of two, and the whole device fits 64 bits of
 //! bytes. From then on a run inside the device converts without a check.
 
-use gibblox_core::{GibbloxError, GibbloxErrorKind, GibbloxResult};
+use gibblox_core::GibbloxResult;
 
+use crate::error::{invalid_input, out_of_range};
 use crate::run::Run;
 
 /// Size and number of the blocks of a device.
@@ -14,17 +15,13 @@ pub(crate) struct Geometry {
     total_blocks: u64,
 }
 
-fn invalid(message: &'static str) -> GibbloxError {
-    GibbloxError::with_message(GibbloxErrorKind::InvalidInput, message)
-}
-
 impl Geometry {
     pub(crate) fn new(block_size: u32, total_blocks: u64) -> GibbloxResult<Self> {
         if !block_size.is_power_of_two() {
-            return Err(invalid("block size must be a non-zero power of two"));
+            return Err(invalid_input("block size must be a non-zero power of two"));
         }
         if total_blocks.checked_mul(u64::from(block_size)).is_none() {
-            return Err(invalid("the device is larger than 2^64 bytes"));
+            return Err(invalid_input("the device is larger than 2^64 bytes"));
         }
         Ok(Self {
             block_size,
@@ -48,10 +45,7 @@ impl Geometry {
         match lba.checked_add(blocks) {
             _ if blocks == 0 => Ok(None),
             Some(end) if end <= self.total_blocks => Ok(Run::new(lba, end)),
-            _ => Err(GibbloxError::with_message(
-                GibbloxErrorKind::OutOfRange,
-                "the range reaches past the last block",
-            )),
+            _ => Err(out_of_range()),
         }
     }
 
@@ -60,7 +54,7 @@ impl Geometry {
     pub(crate) fn request(self, lba: u64, len_bytes: usize) -> GibbloxResult<Option<Run>> {
         let len_bytes = len_bytes as u64;
         if len_bytes & u64::from(self.block_size - 1) != 0 {
-            return Err(invalid("the buffer is no multiple of the block size"));
+            return Err(invalid_input("the buffer is no multiple of the block size"));
         }
         self.range(lba, len_bytes >> self.block_size.trailing_zeros())
     }
@@ -85,6 +79,7 @@ impl Geometry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gibblox_core::GibbloxErrorKind;
 
     #[test]
     fn block_sizes_are_powers_of_two() {

@@ -195,15 +195,16 @@
 //! # Fetching more than was asked for
 //!
 //! By default a read fetches what is missing of it, each missing run side by side with the others, and nothing else.
-//! Where a call takes long beside the bytes that it brings, larger fetches serve small reads better. All of this is off
-//! until it is asked for, and a part of the read that misses; nothing runs in the background.
+//! Where a call takes long beside the bytes that it brings, larger fetches serve small reads better. All of
+//! [`WiderFetches`](crate::WiderFetches) is off until it is asked for, and a part of the read that misses; nothing runs in
+//! the background.
 //!
-//! - **Read-around**, [`with_read_around_bytes`](crate::CacheConfig::with_read_around_bytes): readers that jump about
+//! - **Read-around**, [`with_around_bytes`](crate::WiderFetches::with_around_bytes): readers that jump about
 //!   in the same places, such as a file system's metadata. 64 KiB to 1 MiB.
-//! - **Read-ahead**, [`with_read_ahead_bytes`](crate::CacheConfig::with_read_ahead_bytes): readers that go from front
+//! - **Read-ahead**, [`with_ahead_bytes`](crate::WiderFetches::with_ahead_bytes): readers that go from front
 //!   to back in small pieces. 256 KiB to 4 MiB. It begins after some reads in sequence and doubles, so random reads pay
 //!   nothing.
-//! - **Gap merging**, [`with_merge_gap_blocks`](crate::CacheConfig::with_merge_gap_blocks): a source that limits calls,
+//! - **Gap merging**, [`with_gap_blocks`](crate::WiderFetches::with_gap_blocks): a source that limits calls,
 //!   or takes longer for a call than for so many blocks. Without it holes are fetched at the same time, which is mostly
 //!   faster.
 //! - **None of it, but [`warm`](crate::CachedBlockReader::warm)**, where the program knows what it will read: that is
@@ -215,12 +216,13 @@
 //! ```
 //! # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
 //! # use image::Image;
-//! use gibblox_cache::{CacheConfig, CachedBlockReader, MemoryCacheOps};
+//! use gibblox_cache::{CacheConfig, CachedBlockReader, MemoryCacheOps, WiderFetches};
 //! use gibblox_core::{BlockReader, ReadContext};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> gibblox_core::GibbloxResult<()> {
-//! let config = CacheConfig::new().with_read_around_bytes(64 << 10);
+//! let around = WiderFetches::new().with_around_bytes(64 << 10);
+//! let config = CacheConfig::new().with_wider_fetches(around);
 //! let source = Image::new(4096, 1000);
 //! let reader = CachedBlockReader::open(source, MemoryCacheOps::new(), config).await?;
 //! let mut block = [0; 4096];
@@ -237,23 +239,24 @@
 //! # Caching ahead, and pausing
 //!
 //! [`ensure_cached`](crate::CachedBlockReader::ensure_cached) caches one range.
-//! [`warm`](crate::CachedBlockReader::warm) caches what a [`Warm`] names, the device or several ranges, tells a
-//! callback how far it is, and is held up by a [`Pause`] from any task or thread. Both return `Ok` only when all that
-//! was wanted is cached. To cancel, drop the future; what was fetched stays, and calling again goes on from there.
+//! [`warm`](crate::CachedBlockReader::warm) caches the blocks of a [`WarmPlan`], the device or several ranges, and is held
+//! up by a [`PauseSwitch`] from any task or thread. For a bar,
+//! [`warm_with_progress`](crate::CachedBlockReader::warm_with_progress) tells how far it is. All return `Ok` only when
+//! all blocks are cached. To cancel, drop the future; what was fetched stays, and calling again goes on from there.
 //!
 //! ```
 //! # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
 //! # use image::Image;
-//! use gibblox_cache::{CachedBlockReader, MemoryCacheOps, Pause, Warm};
+//! use gibblox_cache::{CachedBlockReader, MemoryCacheOps, PauseSwitch, WarmPlan};
 //! use gibblox_core::{BlockReader, ReadContext};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> gibblox_core::GibbloxResult<()> {
 //! let reader = CachedBlockReader::new(Image::new(4096, 1000), MemoryCacheOps::new()).await?;
-//! let pause = Pause::new();
-//! let ahead = Warm::ranges([0..64, 900..1000]).with_windows_at_once(1).with_pause(&pause);
+//! let pause = PauseSwitch::new();
+//! let plan = WarmPlan::ranges([0..64, 900..1000]).with_windows_at_once(1).with_pause(&pause);
 //! let (warmed, read) = tokio::join!(
-//!     reader.warm(ahead, |now| println!("{} of {} bytes", now.done_bytes(), now.wanted_bytes())),
+//!     reader.warm_with_progress(plan, |now| println!("{} of {} bytes", now.done_bytes(), now.wanted_bytes())),
 //!     async {
 //!         pause.pause(); // While something else needs the line.
 //!         let mut buf = vec![0; 4096];
@@ -335,14 +338,15 @@
 //! get the error: `flush_cache`, `ensure_cached`, `warm`, `scrub`, `invalidate` and `clear`.
 //!
 //! Where each failing call takes long, [`with_bypass`](crate::CacheConfig::with_bypass) ends all calls after some
-//! failures in a row, and probes now and then; [`health`](crate::CachedBlockReader::health) tells, and has an example.
-//! It is off by default, since it takes from a backend that fails now and then what it would have served.
+//! failures in a row, and probes now and then. It is off by default, since it takes from a backend that fails now and
+//! then what it would have served. [`state`](crate::CachedBlockReader::state) tells in one word whether the cache serves,
+//! fails, could not be opened yet, or is bypassed, and has an example.
 //!
 //! # Numbers
 //!
 //! [`get_stats`](crate::CachedBlockReader::get_stats) has hits, misses and how full the cache is: what a user wants to
-//! see. [`counters`](crate::CachedBlockReader::counters) has what an operator wants to see: calls of source and
-//! backend, bytes, failures that were kept from the callers, damaged blocks. Take two snapshots and
+//! see. [`counters`](crate::CachedBlockReader::counters) has what an operator wants to see: hits and misses too, calls of
+//! source and backend, bytes, failures that were kept from the callers, damaged blocks. Take two snapshots and
 //! [`since`](crate::CacheCounters::since), which has an example. Some that are worth an alarm:
 //!
 //! | counter | grows when |
@@ -463,7 +467,7 @@
 //! assert_eq!(reader.counters().fetched_blocks, 16); // Once, not eight times.
 //! # fn is_send(_: &impl Send) {}
 //! # is_send(&CachedBlockReader::new(Image::new(512, 64), MemoryCacheOps::new()));
-//! # is_send(&reader.warm(gibblox_cache::Warm::device(), |_| ()));
+//! # is_send(&reader.warm(gibblox_cache::WarmPlan::device()));
 //! # is_send(&reader.invalidate(0, 1));
 //! # is_send(&reader.flush_cache());
 //! # Ok(())
@@ -567,9 +571,9 @@
 //! [`CachedBlockReader`]: crate::CachedBlockReader
 //! [`MemoryCacheOps`]: crate::MemoryCacheOps
 //! [`OfflinePolicy::ServeCached`]: crate::OfflinePolicy::ServeCached
-//! [`Pause`]: crate::Pause
+//! [`PauseSwitch`]: crate::PauseSwitch
 //! [`VerifyPolicy`]: crate::VerifyPolicy
-//! [`Warm`]: crate::Warm
+//! [`WarmPlan`]: crate::WarmPlan
 //! [`contract`]: crate::contract
 //! [`derive_cached_reader_identity_id`]: crate::derive_cached_reader_identity_id
 //! [`inspect`]: crate::inspect()

@@ -39,7 +39,7 @@
 //! - **Right bytes or an error.** A read returns the source's bytes, all of them, or the source's error.
 //! - **Nothing hangs.** Any future may be dropped at any await. Whoever waited for it takes over.
 //! - **One fetch for each block**, however many readers want it at once, unless that fetch failed, was dropped, or
-//!   could not be stored; or unless [gaps are fetched over](CacheConfig::with_merge_gap_blocks).
+//!   could not be stored; or unless [gaps are fetched over](WiderFetches::with_gap_blocks).
 //! - **Nothing is fetched that was not asked for**, unless the [`CacheConfig`] says so, and then it is bounded and
 //!   [counted](CacheCounters::unasked_fetched_blocks).
 //! - **A sick cache is a slower cache.** Backend errors are logged and counted ([`CachedBlockReader::counters`]); reads
@@ -64,15 +64,19 @@
 //! - **I1** A valid bit means that the block's bytes are the source's, or that a checksum says otherwise before they
 //!   are served.
 //! - **I2** A block has at most one leader.
-//! - **I3** Every claim ends published or abandoned, also when a future is dropped or panics.
+//! - **I3** Every claim ends published, abandoned or void, also when a future is dropped or panics, and passes on to the
+//!   tasks that wait for it, in the order in which they came.
 //! - **I4** No lock is held across an await, but the one that has the file opened once.
 //! - **I5** Hits + misses = blocks asked for by `read_blocks`.
 //! - **I6** Any file content is safe to open.
+//! - **I7** Waiting goes one way: for blocks, then for contact with the source, then for bytes of the bitmap, then for the
+//!   backend. So there is no circle.
 //!
 //! # The way through the code
 //!
-//! [`CachedBlockReader`] (`reader`) tells a read as look, claim, fetch or read, publish. Below it, `fetch` knows who
-//! fetches, on top of `claims`, which knows who waits, `warm` what is cached ahead and how far that is, `file` reads and writes the cache file and is
+//! [`CachedBlockReader`] (`reader`) is the face: every public method, and what it promises. `engine` does the work, a
+//! small struct for each job, and tells a read as look, claim, fetch or read, publish. Below it, `warm` says what is to
+//! be cached, and how far that is, `fetch` knows who fetches, on top of `claims`, which knows who waits, `file` reads and writes the cache file and is
 //! the only caller of the backend, `format` is the specification of that file, `bitmap` says what is valid and trusted,
 //! `flush` when a flush is due, `bypass` whether the backend is asked at all, `policy` what may be fetched beyond what was
 //! asked for. `geometry` and `run` are the arithmetic. Imports point down this list.
@@ -93,6 +97,8 @@ mod bitmap;
 mod bypass;
 mod claims;
 mod config;
+pub mod contract;
+mod engine;
 mod error;
 mod fetch;
 mod file;
@@ -101,23 +107,26 @@ mod format;
 mod geometry;
 pub mod guide;
 mod identity;
+mod place;
 mod policy;
+mod port;
 mod reader;
 mod run;
 mod stats;
 mod sync;
 mod warm;
 
-pub use backend::{CacheOps, MemoryCacheOps, contract};
-pub use config::{CacheConfig, OfflinePolicy, VerifyPolicy};
+pub use backend::{CacheOps, MemoryCacheOps};
+pub use config::wider::WiderFetches;
+pub use config::{BypassPolicy, CacheConfig, OfflinePolicy, VerifyPolicy};
 pub use file::{CacheFileInfo, HeaderDamage, Inspection, inspect};
 pub use identity::{
     cached_config_identity_string, cached_reader_identity_string, derive_cached_config_identity_id,
     derive_cached_reader_identity_id,
 };
 pub use reader::CachedBlockReader;
-pub use stats::{CacheCounters, CacheHealth, CacheStats, ScrubReport};
-pub use warm::{Pause, Warm, WarmProgress};
+pub use stats::{CacheCounters, CacheState, CacheStats, ScrubReport};
+pub use warm::{PauseSwitch, WarmPlan, WarmProgress};
 
 /// The code in the README is compiled and run like that in the documentation.
 #[cfg(doctest)]

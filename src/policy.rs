@@ -21,15 +21,16 @@
 //! where a wider fetch failed: a bad sector then costs the reads beside it one call more, each once.
 
 mod streams;
-
-use core::sync::atomic::{AtomicBool, Ordering};
+mod unasked;
 
 use crate::bitmap::State;
-use crate::config::CacheConfig;
+use crate::config::wider::WiderFetches;
 use crate::geometry::Geometry;
 use crate::run::Run;
+use crate::sync::{AtomicBool, Ordering};
 
 use streams::Streams;
+use unasked::Unasked;
 
 /// What is fetched beyond what was asked for, by all requests of a reader.
 #[derive(Debug)]
@@ -40,6 +41,7 @@ pub(crate) struct FetchPolicy {
     streams: Option<Streams>,
     /// The last that was fetched could not be stored, so that more of it would be fetched for nothing.
     unstored: AtomicBool,
+    unasked: Unasked,
 }
 
 /// What one request may fetch beyond what it asks for.
@@ -57,33 +59,52 @@ pub(crate) struct Plan {
 }
 
 impl FetchPolicy {
-    pub(crate) fn new(config: &CacheConfig, geometry: Geometry) -> Self {
-        let ahead_blocks = geometry.blocks_in(u64::from(config.read_ahead_bytes()));
+    pub(crate) fn new(wider: WiderFetches, geometry: Geometry) -> Self {
+        let ahead_blocks = geometry.blocks_in(u64::from(wider.ahead_bytes()));
         Self {
             total_blocks: geometry.total_blocks(),
-            around_blocks: geometry.blocks_in(u64::from(config.read_around_bytes())),
-            gap_blocks: u64::from(config.merge_gap_blocks()),
+            around_blocks: geometry.blocks_in(u64::from(wider.around_bytes())),
+            gap_blocks: u64::from(wider.gap_blocks()),
             streams: (ahead_blocks != 0)
-                .then(|| Streams::new(ahead_blocks, config.read_ahead_after())),
+                .then(|| Streams::new(ahead_blocks, wider.ahead_after_reads())),
             unstored: AtomicBool::new(false),
+            unasked: Unasked::default(),
         }
+    }
+
+    /// `run` was fetched and stored, of which a reader asked for `asked`.
+    pub(crate) fn fetched_around(&self, run: Run, asked: Run) {
+        let around = [run.first_until(asked.start()), run.from(asked.end())];
+        for unasked in around.into_iter().flatten() {
+            self.unasked.add(unasked);
+        }
+    }
+
+    /// `run` was read from the cache; how many of its blocks were fetched unasked and are read for the first time.
+    /// `count_valid` tells how many blocks of a run are still valid.
+    pub(crate) fn use_unasked(&self, run: Run, count_valid: impl Fn(Run) -> u64) -> u64 {
+        if self.around_blocks < 2 && self.streams.is_none() {
+            return 0;
+        }
+        self.unasked.take(run, count_valid)
     }
 
     /// The plan for a request for `run`, which is no plain hit.
     ///
     /// `misses` tells whether not all of it is valid, `is_trusted` whether reading a run would be a plain hit, hence not
-    /// be seen here.
+    /// be seen here. `may_widen`: what is fetched unasked can be compared when it is read.
     pub(crate) fn plan(
         &self,
         run: Run,
         misses: impl Fn() -> bool,
         is_trusted: impl Fn(Run) -> bool,
+        may_widen: bool,
     ) -> Plan {
         let ahead_blocks = self
             .streams
             .as_ref()
             .map_or(0, |streams| streams.observe(run, misses(), is_trusted));
-        if self.unstored.load(Ordering::Relaxed) {
+        if !may_widen || self.unstored.load(Ordering::Relaxed) {
             return Plan {
                 gap_blocks: self.gap_blocks,
                 ..Plan::default()

@@ -77,6 +77,20 @@ impl Run {
         }
     }
 
+    /// Both, and what lies between them.
+    pub(crate) fn hull(self, other: Self) -> Self {
+        Self {
+            start: self.start.min(other.start),
+            end: self.end.max(other.end),
+        }
+    }
+
+    /// Two halves, where there are two blocks at least.
+    pub(crate) fn halves(self) -> Option<(Self, Self)> {
+        let middle = self.start + self.blocks() / 2;
+        Some((self.first_until(middle)?, self.from(middle)?))
+    }
+
     /// Both as one, where `next` begins at this one's end.
     pub(crate) fn join(self, next: Self) -> Option<Self> {
         (self.end == next.start).then_some(Self {
@@ -121,6 +135,13 @@ mod tests {
                     .collect();
                 assert_eq!(blocks_of(Some(a.first(cut))), first);
             }
+            match a.halves() {
+                None => assert_eq!(a.blocks(), 1),
+                Some((first, second)) => {
+                    assert_eq!(first.join(second), Some(a));
+                    assert!(second.blocks() - first.blocks() <= 1);
+                }
+            }
             for (b, set_b) in all() {
                 let both: alloc::vec::Vec<_> = set_a
                     .iter()
@@ -129,6 +150,9 @@ mod tests {
                     .collect();
                 assert_eq!(blocks_of(a.clip(b)), both);
                 assert_eq!(a.join(b).is_some(), a.end() == b.start());
+                let hull = a.hull(b);
+                assert_eq!(hull.start(), a.start().min(b.start()));
+                assert_eq!(hull.end(), a.end().max(b.end()));
             }
         }
     }

@@ -1,15 +1,15 @@
 //! Counters, and snapshots of them. Units are in the names.
 //!
-//! Counting takes no lock and no atomic that two threads on the hit path share ([`Sharded`]), so it costs a hit a few
-//! cycles. A snapshot that is taken while others read may have seen one of two counts of a request, never a wrong sum
-//! once they are done (I5).
+//! Counters of the hit path are striped ([`Sharded`]): each thread adds to the stripe that the page of its buffer
+//! hashes to, so two threads rarely meet on one, and counting costs a hit a few cycles. Where there are no 64-bit atomics
+//! each counter has a lock, held for one addition. A snapshot that is taken while others read may have seen one of two
+//! counts of a request, never a wrong sum once they are done (I5).
 //!
 //! # One addition for a hit
 //!
-//! A plain hit is one request, one backend read, and its blocks are hits and served. So it is counted once, as a
-//! request, and the rest follows: only what is longer than a block, and what is no plain hit or did not end as one, is
-//! counted besides. For all of this to be true at once it is counted when it is over; so are calls ([`Call`]), and a
-//! dropped one is not forgotten.
+//! A plain hit adds one to one counter. Requests, backend reads, hits and served blocks are derived from it in the
+//! snapshot. Extra counters exist for blocks beyond the first and for requests that did not end as plain hits. So that
+//! all of these grow at once, a hit is counted when it is over. So is a call ([`Call`]), also one that is dropped.
 
 use crate::sync::{Counter, Sharded};
 
@@ -69,11 +69,10 @@ fn percent(part: u64, whole: u64) -> f64 {
 /// What a reader did, what its source and its backend did for it, and what went wrong underneath and was kept from its
 /// callers.
 ///
-/// All of it counts from the opening of the reader, with the backend calls of the opening, but for those that look for
-/// the file of a source that cannot be reached. Numbers only grow, and are
-/// exact when nothing is under way; a snapshot that is taken meanwhile may have seen one half of something and not the
-/// other. A *call* is counted when it is over: when it answered, failed, or was dropped with the future that waited for
-/// it. One that is under way is not counted yet.
+/// Counting starts when the reader is opened and includes the calls that opening makes, except the search for a file
+/// while the source is unreachable. Numbers only grow, and are exact when nothing is under way; a snapshot that is taken
+/// meanwhile may have seen one half of something and not the other. A *call* is counted when it is over: when it
+/// answered, failed, or was dropped with the future that waited for it. One that is under way is not counted yet.
 ///
 /// Implements `serde::Serialize` as [`CacheStats`] does.
 ///
@@ -108,14 +107,17 @@ fn percent(part: u64, whole: u64) -> f64 {
 )]
 #[non_exhaustive]
 pub struct CacheCounters {
-    /// Blocks that `read_blocks` returned. Of what it was asked for, hits and misses of [`CacheStats`], these are all
-    /// but those of requests that failed or were dropped.
+    /// Blocks that `read_blocks` was asked for and that were valid when it looked first: `total_hits` of [`CacheStats`].
+    pub hits: u64,
+    /// Blocks that `read_blocks` was asked for and that were not valid when it looked first: `total_misses` of
+    /// [`CacheStats`].
+    pub misses: u64,
+    /// Blocks that `read_blocks` returned: hits and misses, less those of requests that failed or were dropped.
     pub served_blocks: u64,
     /// The same in bytes.
     pub served_bytes: u64,
-    /// How often a part of a request, of `read_blocks` or `ensure_cached`, began to wait for what another task was
-    /// fetching or dropping. A part that keeps its place in line, because the task it waits for fails or is dropped, counts
-    /// once.
+    /// How often a part of a request, of `read_blocks` or `ensure_cached`, began to wait for another task that fetches or
+    /// drops it. A part that keeps its place in line, because that task fails or is dropped, counts once.
     pub followed_runs: u64,
     /// Reads of the source, however they ended. Asking it for its number of blocks is none.
     pub source_reads: u64,
@@ -125,7 +127,7 @@ pub struct CacheCounters {
     pub fetched_blocks: u64,
     /// The same in bytes.
     pub fetched_bytes: u64,
-    /// Of the fetched blocks, those that nobody had asked for: around a read, or ahead of a reader.
+    /// Of the fetched blocks, those that no caller had asked for: around a read, or ahead of a reader.
     pub unasked_fetched_blocks: u64,
     /// Of these, blocks that were read since, from the cache; each counts once. A block that was dropped before, or
     /// that a flush failed to make durable, does not count when it is read.
@@ -175,6 +177,8 @@ impl CacheCounters {
             };
         }
         difference! {
+            hits,
+            misses,
             served_blocks,
             served_bytes,
             followed_runs,
@@ -199,16 +203,26 @@ impl CacheCounters {
     }
 }
 
-/// Whether a reader uses its backend.
+/// Whether a reader has its cache, told by [`CachedBlockReader::state`](crate::CachedBlockReader::state).
+///
+/// Reads of a healthy source succeed in each of them. A dead disk is [`NotOpen`](Self::NotOpen) from the beginning,
+/// [`Failing`](Self::Failing) once the file was open, and [`Bypassed`](Self::Bypassed) if the program asked for that.
+///
+/// Implements `serde::Serialize` as [`CacheStats`] does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(
     any(target_arch = "wasm32", feature = "serde"),
     derive(serde::Serialize)
 )]
 #[non_exhaustive]
-pub enum CacheHealth {
-    /// The backend is used, though calls may fail.
-    Healthy,
+pub enum CacheState {
+    /// The cache file is open, and the last backend call that ended did not fail.
+    Serving,
+    /// The cache file is open, but the last backend call that ended failed. A read that comes back short is no failure,
+    /// since it tells that the file is shorter.
+    Failing,
+    /// The cache file could not be opened yet, so nothing is cached. The next read that misses tries again.
+    NotOpen,
     /// The backend failed again and again, and reads go past it until a probe succeeds. See
     /// [`CacheConfig::with_bypass`](crate::CacheConfig::with_bypass).
     Bypassed,
@@ -226,21 +240,24 @@ pub struct ScrubReport {
     pub scanned_blocks: u64,
     /// Of these, blocks that match their checksum.
     pub intact_blocks: u64,
-    /// Of these, blocks that do not match or could not be read. They are no longer valid.
+    /// Of these, blocks that do not match. They are no longer valid.
     pub dropped_blocks: u64,
+    /// Of these, blocks that could not be read. They stay valid.
+    pub unread_blocks: u64,
     /// Of these, blocks of a file without checksums: there is nothing to compare them with. They stay valid.
     pub unchecked_blocks: u64,
 }
 
 impl ScrubReport {
-    /// Counts a run of `scanned` blocks, of which `dropped` are no longer valid.
-    pub(crate) fn add(&mut self, scanned: u64, dropped: u64, compared: bool) {
+    /// Counts a run of `scanned` blocks, of which `dropped` are no longer valid, and `unread` could not be read.
+    pub(crate) const fn add(&mut self, scanned: u64, dropped: u64, unread: u64, compared: bool) {
         self.scanned_blocks += scanned;
         self.dropped_blocks += dropped;
+        self.unread_blocks += unread;
         if compared {
-            self.intact_blocks += scanned - dropped;
+            self.intact_blocks += scanned - dropped - unread;
         } else {
-            self.unchecked_blocks += scanned - dropped;
+            self.unchecked_blocks += scanned - dropped - unread;
         }
     }
 }
@@ -314,6 +331,13 @@ impl Counts {
         self.sum(|counts| counts.plain_hits.get() + counts.plain_hits_further_blocks.get())
     }
 
+    /// Calls of the backend that failed so far, of all kinds.
+    pub(crate) fn backend_failures(&self) -> u64 {
+        self.backend_read_failures.get()
+            + self.backend_write_failures.get()
+            + self.backend_flush_failures.get()
+    }
+
     /// Requests that were plain hits so far.
     pub(crate) fn plain_hits(&self) -> u64 {
         self.sum(|counts| counts.plain_hits.get())
@@ -336,6 +360,8 @@ impl Counts {
         let unasked_used_blocks = self.unasked_used_blocks.get();
         let fetched_blocks = self.fetched_blocks.get();
         CacheCounters {
+            hits: self.hits(),
+            misses: self.misses(),
             served_blocks,
             served_bytes: bytes(served_blocks),
             followed_runs: self.followed_runs.get(),

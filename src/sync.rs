@@ -1,4 +1,4 @@
-//! The one choice of locks and atomics: the operating system's, spinning ones, or a model checker's.
+//! The one choice of locks and atomics for all rooms: the operating system's, spinning ones, or a model checker's.
 //!
 //! Everything here is synchronous and held for a few instructions, or for one copy. [`Lock::with`] takes a closure, so a
 //! lock cannot be held across an await (I4), and whoever reads the code sees the whole critical section. Without `std`
@@ -9,10 +9,10 @@
 //! hit path on cache lines of their own, since two threads that hit memory must not meet on a counter.
 
 #[cfg(model)]
-pub(crate) use loom::sync::atomic::{AtomicUsize, Ordering, fence};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering, fence};
 
 #[cfg(not(model))]
-pub(crate) use core::sync::atomic::{AtomicUsize, Ordering, fence};
+pub(crate) use core::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering, fence};
 
 /// A lock for a few instructions, or for one copy, never across an await.
 #[derive(Debug, Default)]

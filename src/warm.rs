@@ -1,14 +1,13 @@
-//! What is to be cached ahead, how far that is, and how it is held up: [`Warm`], [`WarmProgress`], [`Pause`].
+//! Warming: the plan, the progress, and the switch that pauses it: [`WarmPlan`], [`WarmProgress`], [`PauseSwitch`].
 //!
 //! # What was not done
 //!
-//! Progress as a stream: it advances only while it is polled, so a program that draws a bar between two items, or waits
-//! for something else, keeps those waiting who follow a fetch of the stream. A callback leaves one future, which is
-//! polled or dropped like any other.
+//! Progress as a stream: it advances only while it is polled, so a program that draws a bar or waits between two items
+//! keeps the followers of the stream's fetches waiting. A callback leaves one future, which is polled or dropped like any
+//! other.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt;
 use core::ops::Range;
 
 use futures_channel::oneshot::{Receiver, Sender, channel};
@@ -19,24 +18,24 @@ use crate::geometry::Geometry;
 use crate::run::Run;
 use crate::sync::Lock;
 
-/// What [`CachedBlockReader::warm`](crate::CachedBlockReader::warm) caches ahead, and how.
+/// What [`CachedBlockReader::warm`](crate::CachedBlockReader::warm) caches, and how.
 ///
 /// ```
-/// use gibblox_cache::{Pause, Warm};
+/// use gibblox_cache::{PauseSwitch, WarmPlan};
 ///
-/// let pause = Pause::new();
-/// let boot_and_index = Warm::ranges([0..2048, 1 << 20..(1 << 20) + 512])
+/// let pause = PauseSwitch::new();
+/// let boot_and_index = WarmPlan::ranges([0..2048, 1 << 20..(1 << 20) + 512])
 ///     .with_windows_at_once(2)
 ///     .with_pause(&pause);
 /// # let _ = boot_and_index;
 /// ```
 #[derive(Clone, Debug)]
 #[must_use = "nothing is cached until a reader is asked to"]
-pub struct Warm {
+pub struct WarmPlan {
     what: What,
     windows_at_once: Option<u32>,
     context: ReadContext,
-    pause: Option<Pause>,
+    pause: Option<PauseSwitch>,
 }
 
 #[derive(Clone, Debug)]
@@ -45,7 +44,7 @@ enum What {
     Ranges(Vec<Range<u64>>),
 }
 
-impl Warm {
+impl WarmPlan {
     const fn new(what: What) -> Self {
         Self {
             what,
@@ -60,7 +59,7 @@ impl Warm {
         Self::new(What::Device)
     }
 
-    /// The blocks of `range`, from its first lba to the one behind its last.
+    /// The blocks of `range`, from its first lba to the one after its last.
     ///
     /// An empty range is nothing. Whether it lies on the device is checked when a reader is asked to cache it.
     pub fn range(range: Range<u64>) -> Self {
@@ -82,14 +81,14 @@ impl Warm {
         self
     }
 
-    /// What the source is told of the fetches. Default [`ReadContext::BACKGROUND`].
+    /// The context that the source gets with the fetches. Default [`ReadContext::BACKGROUND`].
     pub const fn with_context(mut self, context: ReadContext) -> Self {
         self.context = context;
         self
     }
 
     /// Holds the work while `pause` is paused. Default: nothing does.
-    pub fn with_pause(mut self, pause: &Pause) -> Self {
+    pub fn with_pause(mut self, pause: &PauseSwitch) -> Self {
         self.pause = Some(pause.clone());
         self
     }
@@ -98,7 +97,7 @@ impl Warm {
         self.context
     }
 
-    pub(crate) const fn pause(&self) -> Option<&Pause> {
+    pub(crate) const fn pause(&self) -> Option<&PauseSwitch> {
         self.pause.as_ref()
     }
 
@@ -110,7 +109,7 @@ impl Warm {
         }
     }
 
-    /// What is wanted: disjoint, in order, with something between any two.
+    /// The wanted runs: disjoint, in order, with something between any two.
     pub(crate) fn wanted(&self, geometry: Geometry) -> GibbloxResult<Vec<Run>> {
         let ranges = match &self.what {
             What::Device => return Ok(Run::new(0, geometry.total_blocks()).into_iter().collect()),
@@ -149,8 +148,8 @@ impl Warm {
 pub struct WarmProgress {
     /// Blocks that are to be cached.
     pub wanted_blocks: u64,
-    /// Of these, blocks that are cached, whoever did it. Begins with those that were cached before. What others cache
-    /// meanwhile counts when the work gets there.
+    /// Of these, blocks that are cached, by this call or another. Begins with those that were cached before. Blocks that
+    /// others cache meanwhile count when the work gets there.
     pub done_blocks: u64,
     /// Of these, blocks that this call itself has fetched.
     pub fetched_blocks: u64,
@@ -182,110 +181,16 @@ impl WarmProgress {
     }
 }
 
-/// What is told of the progress.
-pub(crate) type Tell<'t> = &'t mut (dyn FnMut(&WarmProgress) + Send);
-
-/// Counts what is done, and tells it.
+/// Pauses and resumes the calls of `warm` that it was given to ([`WarmPlan::with_pause`]), from any task or thread.
 ///
-/// Blocks that were valid at the start count from the start, without a note of which they were: what is *ahead* of the
-/// work is how many of them are left, and passing a valid block takes one off. Where others cached some meanwhile, that
-/// runs out early, and the rest counts when it is passed. So no block counts twice, and in the end all do.
-pub(crate) struct Meter<'t> {
-    tell: Option<Tell<'t>>,
-    told: Option<WarmProgress>,
-    now: WarmProgress,
-    /// Blocks that the work has behind it; more than there are where it has to go over them again.
-    passed_blocks: u64,
-    /// Blocks that it has begun, and not done.
-    under_way_blocks: u64,
-    /// Blocks in front of it that were valid at the start, or more: some may have been dropped.
-    ahead_blocks: u64,
-}
-
-impl fmt::Debug for Meter<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Meter").field(&self.now).finish()
-    }
-}
-
-impl<'t> Meter<'t> {
-    pub(crate) fn new(wanted: &[Run], geometry: Geometry, tell: Option<Tell<'t>>) -> Self {
-        Self {
-            tell,
-            told: None,
-            now: WarmProgress {
-                wanted_blocks: wanted.iter().map(|run| run.blocks()).sum(),
-                done_blocks: 0,
-                fetched_blocks: 0,
-                block_bytes: geometry.block_size(),
-            },
-            passed_blocks: 0,
-            under_way_blocks: 0,
-            ahead_blocks: 0,
-        }
-    }
-
-    pub(crate) const fn progress(&self) -> WarmProgress {
-        self.now
-    }
-
-    /// Begins with what `count_valid` finds, if anybody wants to know.
-    pub(crate) fn start(&mut self, count_valid: impl FnOnce() -> u64) {
-        if self.tell.is_some() {
-            self.ahead_blocks = count_valid();
-            self.tell();
-        }
-    }
-
-    /// The next `blocks` blocks are valid.
-    pub(crate) fn found_valid(&mut self, blocks: u64) {
-        self.passed_blocks += blocks;
-        self.ahead_blocks = self.ahead_blocks.saturating_sub(blocks);
-    }
-
-    /// The next `blocks` blocks are not, and somebody works on them now.
-    pub(crate) fn begun(&mut self, blocks: u64) {
-        self.under_way_blocks += blocks;
-    }
-
-    /// `blocks` of those begun are valid, `fetched` of them from the source.
-    pub(crate) fn done(&mut self, blocks: u64, fetched: u64) {
-        self.under_way_blocks = self.under_way_blocks.saturating_sub(blocks);
-        self.passed_blocks += blocks;
-        self.now.fetched_blocks += fetched;
-    }
-
-    /// Tells how far it is, if that is news.
-    pub(crate) fn tell(&mut self) {
-        let done = self.passed_blocks.saturating_add(self.ahead_blocks);
-        let most = self.now.wanted_blocks.saturating_sub(self.under_way_blocks);
-        self.now.done_blocks = self.now.done_blocks.max(done.min(most));
-        if self.told != Some(self.now) {
-            self.told = Some(self.now);
-            if let Some(tell) = &mut self.tell {
-                tell(&self.now);
-            }
-        }
-    }
-
-    /// All is done.
-    pub(crate) fn finish(&mut self) {
-        self.passed_blocks = self.now.wanted_blocks;
-        self.under_way_blocks = 0;
-        self.tell();
-    }
-}
-
-/// Holds and releases what it was given to ([`Warm::with_pause`]), from any task or thread.
-///
-/// Clones are the same pause, and one may hold any number of calls. While it is paused the fetches under way are
-/// finished and stored, and none is begun: nothing stays claimed, so nobody waits for what is paused. A paused call
-/// that is dropped leaves nothing behind; one that nobody resumes stays as it is until it is dropped.
+/// Clones are the same switch, and one may hold any number of calls. While it is paused the fetches under way are
+/// finished and stored, and none is begun: nothing stays claimed, so no reader waits for a paused call. A paused call
+/// that is dropped leaves nothing behind. One that is never resumed stays as it is until it is dropped.
 ///
 /// ```
-/// use gibblox_cache::Pause;
+/// use gibblox_cache::PauseSwitch;
 ///
-/// let pause = Pause::new();
+/// let pause = PauseSwitch::new();
 /// let handle = pause.clone();
 /// handle.pause();
 /// assert!(pause.is_paused());
@@ -293,7 +198,7 @@ impl<'t> Meter<'t> {
 /// assert!(!handle.is_paused());
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Pause(Arc<Lock<PauseState>>);
+pub struct PauseSwitch(Arc<Lock<PauseState>>);
 
 #[derive(Debug, Default)]
 struct PauseState {
@@ -302,7 +207,7 @@ struct PauseState {
     waiting: Vec<Sender<()>>,
 }
 
-impl Pause {
+impl PauseSwitch {
     /// Not paused.
     #[must_use]
     pub fn new() -> Self {
@@ -333,7 +238,7 @@ impl Pause {
         self.0.with(|state| state.paused)
     }
 
-    /// What tells the end of the pause, if there is one.
+    /// The end of the pause, if there is one.
     pub(crate) fn resumed(&self) -> Option<Receiver<()>> {
         self.0.with(|state| {
             state.paused.then(|| {

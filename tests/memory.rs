@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use core::future::Future;
 use core::pin::pin;
 use core::task::{Context, Waker};
-use gibblox_cache::{CacheConfig, CacheOps, CachedBlockReader, MemoryCacheOps, Pause, Warm};
+use gibblox_cache::{
+    CacheConfig, CacheOps, CachedBlockReader, MemoryCacheOps, PauseSwitch, WarmPlan,
+};
 use gibblox_cache_harness::{CountingAllocator, Device, count_allocations, ready};
 use gibblox_core::{BlockReader, GibbloxError, GibbloxErrorKind, GibbloxResult, ReadContext};
 use std::sync::{Mutex, PoisonError};
@@ -147,8 +149,8 @@ fn warming_a_device_costs_the_windows_that_were_asked_for_whatever_its_size() {
         let reader = ready(opening).expect("it opens");
         let mut told = 0;
         let (done, counted) = count_allocations(|| {
-            let all = Warm::device().with_windows_at_once(windows);
-            ready(reader.warm(all, |_| told += 1))
+            let all = WarmPlan::device().with_windows_at_once(windows);
+            ready(reader.warm_with_progress(all, |_| told += 1))
         });
         let done = done.expect("everything is cached");
         assert_eq!(done.fetched_blocks, device.blocks());
@@ -164,13 +166,13 @@ fn what_is_dropped_while_it_is_paused_leaves_nothing_behind() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let device = Device::new(BLOCK, 1 << 10, 16 * BLOCK);
     let reader = open(device, MemoryCacheOps::new());
-    let pause = Pause::new();
+    let pause = PauseSwitch::new();
     pause.pause();
     let mut context = Context::from_waker(Waker::noop());
     let ((), counted) = count_allocations(|| {
         for _ in 0..10_000 {
-            let ahead = Warm::device().with_pause(&pause);
-            let warming = pin!(reader.warm(ahead, |_| ()));
+            let ahead = WarmPlan::device().with_pause(&pause);
+            let warming = pin!(reader.warm(ahead));
             assert!(warming.poll(&mut context).is_pending());
         }
     });
@@ -247,7 +249,7 @@ fn a_scrub_costs_a_window_whatever_is_cached() {
         let reader = ready(opening).expect("it opens");
         let all = reader.ensure_cached(0, device.blocks(), ReadContext::BACKGROUND);
         ready(all).expect("everything is cached");
-        let (report, counted) = count_allocations(|| ready(reader.scrub(|_| ())));
+        let (report, counted) = count_allocations(|| ready(reader.scrub()));
         assert_eq!(report.expect("it scrubs").intact_blocks, device.blocks());
         assert!(counted.peak_bytes <= 128 * KIB + SLACK, "{counted:?}");
     }

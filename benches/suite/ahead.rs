@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use gibblox_cache::{CacheConfig, MemoryCacheOps};
+use gibblox_cache::{CacheConfig, MemoryCacheOps, WiderFetches};
 use gibblox_cache_harness::{
     Budget, Device, Goal, Order, Row, Samples, Scale, Slow, Table, drive, interleave, nanos, timed,
 };
@@ -175,7 +175,8 @@ pub(crate) fn run(scale: Scale, table: &mut Table) {
 
     let total = scale.pick(16, 4) * MIB;
     let in_sequence = Order::in_sequence((0..blocks(total)).collect());
-    let ahead = CacheConfig::new().with_read_ahead_bytes(MIB as u32);
+    let ahead = WiderFetches::new().with_ahead_bytes(MIB as u32);
+    let ahead = CacheConfig::new().with_wider_fetches(ahead);
     // On the way up to the limit calls are shorter; in a quick run that is most of the way.
     let goal = scale.pick(2.0, 4.0);
     let pass = Pass::new(total, in_sequence, ahead);
@@ -187,7 +188,8 @@ pub(crate) fn run(scale: Scale, table: &mut Table) {
         table,
     );
 
-    let around = CacheConfig::new().with_read_around_bytes(256 * KIB as u32);
+    let around = WiderFetches::new().with_around_bytes(256 * KIB as u32);
+    let around = CacheConfig::new().with_wider_fetches(around);
     let pass = Pass::new(MIB, Order::shuffled(blocks(MIB)), around);
     pass.run(
         "4 KiB reads within 1 MiB, source of 5 ms",

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gibblox_cache::Warm;
+use gibblox_cache::WarmPlan;
 use gibblox_core::{BlockReader, ReadContext};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::JoinSet;
@@ -117,7 +117,7 @@ pub(crate) async fn cached_ahead(
     let pass = Measured::start("ahead, 1 reader", image, remote, extent).await;
     let bar = progress_bar(&pass.name, extent.len_bytes());
     let quiet = ProgressBar::hidden();
-    let warming = image.warm(Warm::range(0..extent.blocks), |progress| {
+    let warming = image.warm_with_progress(WarmPlan::range(0..extent.blocks), |progress| {
         bar.set_length(progress.wanted_bytes());
         bar.set_position(progress.done_bytes());
     });

@@ -1,10 +1,9 @@
 //! What a cache file lies on.
 //!
 //! A backend is a flat, growable array of bytes: a file, a browser's private file, a flash partition, plain memory.
-//! It knows nothing of blocks or headers. [`CacheOps`] says what it must keep, [`contract`] checks that it does,
+//! It knows nothing of blocks or headers. [`CacheOps`] says what it must keep, [`contract`](crate::contract) checks that it does,
 //! [`MemoryCacheOps`] is the one that comes with the crate.
 
-pub mod contract;
 mod memory;
 
 use alloc::boxed::Box;
@@ -35,7 +34,7 @@ pub use memory::MemoryCacheOps;
 ///
 /// # Examples
 ///
-/// [`contract`] says how to write one, and has a suite that checks it. The `remote_image` example defines one over
+/// [`contract`](crate::contract) says how to write one, and has a suite that checks it. The `remote_image` example defines one over
 /// [`std::fs::File`](https://doc.rust-lang.org/std/fs/struct.File.html).
 #[async_trait]
 pub trait CacheOps: Send + Sync {

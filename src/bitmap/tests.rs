@@ -32,9 +32,15 @@ fn validity() -> Validity {
     Validity::new(TOTAL).expect("memory for a small device")
 }
 
+const fn published(newly_blocks: u64, is_trusted: bool) -> Published {
+    Published {
+        newly_blocks,
+        is_trusted,
+    }
+}
+
 fn publish(validity: &Validity, run: Run) -> Published {
-    validity.reserve(run).expect("memory for a chunk");
-    validity.publish(run, run, validity.epoch())
+    validity.fill(run).expect("memory for a chunk").publish(run)
 }
 
 /// Asks everything that there is to ask of `run`, and compares with the sets.
@@ -60,8 +66,9 @@ fn every_run_around_an_edge_agrees_with_a_set() {
     let runs = runs();
     for (index, run) in runs.iter().enumerate() {
         let validity = validity();
-        assert_eq!(publish(&validity, *run), Published::Trusted(run.blocks()));
-        assert_eq!(publish(&validity, *run), Published::Trusted(0));
+        assert_eq!(publish(&validity, *run), published(run.blocks(), true));
+        // Filled once more, it is not valid meanwhile.
+        assert_eq!(publish(&validity, *run), published(run.blocks(), true));
         let mut valid: BTreeSet<u64> = set(*run).collect();
         // Another run out of all of them, a different one for each.
         let other = runs[index * 7919 % runs.len()];
@@ -121,19 +128,26 @@ fn bits_behind_the_limit_do_not_count() {
 fn trust_ends_with_a_failed_flush() {
     let run = Run::block(3);
     let validity = validity();
-    let before = validity.epoch();
     publish(&validity, run);
     validity.distrust_all();
     assert!(!validity.is_trusted(run));
     assert_eq!(validity.count_valid(run), 1);
     // What was written before the flush that failed is not trusted when it is published after it.
-    assert_eq!(validity.publish(run, run, before), Published::Untrusted(0));
+    let filling = validity.fill(run).expect("memory for a chunk");
+    validity.distrust_all();
+    assert_eq!(filling.publish(run), published(1, false));
     assert!(!validity.is_trusted(run));
-    validity.trust(run, validity.epoch());
+    // Nor is what was looked at before.
+    let look = validity.look(run).expect("valid");
+    validity.distrust_all();
+    look.settle(&[], true);
+    assert!(!validity.is_trusted(run));
+    validity.look(run).expect("valid").settle(&[], true);
     assert!(validity.is_trusted(run));
+    let look = validity.look(run).expect("valid");
     validity.drop_trusted();
     assert_eq!(validity.valid_blocks(), 0);
-    validity.trust(run, validity.epoch());
+    look.settle(&[], true);
     assert!(
         !validity.is_trusted(run),
         "what is not valid is never trusted"
@@ -151,109 +165,71 @@ fn memory_follows_what_is_valid() {
     assert!(Validity::new(u64::MAX).is_err(), "an error, not an abort");
 }
 
-/// What is unasked now.
-fn unasked(validity: &Validity, run: Run) -> u64 {
-    let words = validity.unasked.get();
-    let count = |place: Place| {
-        words
-            .map_or(0, |words| words.at(place) & place.mask)
-            .count_ones()
-    };
-    places(run).map(|place| u64::from(count(place))).sum()
-}
-
-/// Publishes `run`, of which only `asked` was asked for.
-fn publish_around(validity: &Validity, run: Run, asked: Run) {
-    validity.reserve(run).expect("memory for a chunk");
-    let published = validity.publish(run, asked, validity.epoch());
-    assert_eq!(published, Published::Trusted(run.blocks()));
-}
-
-fn take(validity: &Validity, run: Run) -> u64 {
-    let before = validity.changes().expect("nothing changes");
-    validity.take_unasked(run, before, true)
-}
-
 #[test]
-fn what_nobody_asked_for_is_trusted_when_it_is_first_used_and_counted_once() {
+fn what_no_reader_asked_for_is_valid_and_trusted_once_it_was_compared() {
     let runs = runs();
     for (index, run) in runs.iter().enumerate() {
         // Some part of it was asked for.
         let asked = run.from(run.start() + run.blocks() / 3).expect("not empty");
         let asked = asked.first(1 + index as u64 % 70);
         let validity = validity();
-        publish_around(&validity, *run, asked);
+        let filling = validity.fill(*run).expect("memory for a chunk");
+        let published = filling.publish(asked);
+        assert_eq!(published.newly_blocks, run.blocks());
         assert_eq!(validity.count_valid(*run), run.blocks());
         assert!(validity.is_trusted(asked));
-        let outside = run.blocks() - asked.blocks();
-        assert_eq!(unasked(&validity, *run), outside);
-        assert_eq!(validity.is_trusted(*run), outside == 0);
-
-        // Trusting does not take away that nobody asked for it.
-        validity.trust(*run, validity.epoch());
-        assert_eq!(validity.is_trusted(*run), outside == 0);
-        assert_eq!(take(&validity, asked), 0);
-        let first = run.first(1 + run.blocks() / 2);
-        let rest = run.from(first.end());
-        let of_first = take(&validity, first);
-        assert!(validity.is_trusted(first));
-        let of_rest = rest.map_or(0, |rest| take(&validity, rest));
-        assert_eq!(of_first + of_rest, outside);
+        assert_eq!(validity.is_trusted(*run), asked == *run);
+        let look = validity.look(*run).expect("valid");
+        look.settle(&[], true);
         assert!(validity.is_trusted(*run));
-        assert_eq!(take(&validity, *run), 0, "once");
     }
 }
 
 #[test]
-fn what_nobody_asked_for_is_not_trusted_after_a_failed_flush_nor_when_it_was_dropped() {
-    let (run, asked) = (Run::block(3).until(9), Run::block(5));
-    let distrusted = validity();
-    publish_around(&distrusted, run, asked);
-    let before = distrusted.epoch();
-    distrusted.distrust_all();
-    assert_eq!((unasked(&distrusted, run), take(&distrusted, run)), (0, 0));
-    assert!(!distrusted.is_trusted(Run::block(3)));
-    assert_eq!(distrusted.count_valid(run), run.blocks());
-    // What was written before the flush that failed does not come to be trusted by its use either.
-    distrusted.invalidate(run);
-    let published = distrusted.publish(run, asked, before);
-    assert_eq!(published, Published::Untrusted(run.blocks()));
-    assert_eq!((unasked(&distrusted, run), take(&distrusted, run)), (0, 0));
-
-    let dropped = validity();
-    publish_around(&dropped, run, asked);
-    assert_eq!(dropped.invalidate(Run::block(3)), 1);
-    assert_eq!(unasked(&dropped, run), run.blocks() - 2);
-    dropped.drop_trusted();
-    assert_eq!((dropped.valid_blocks(), unasked(&dropped, run)), (0, 0));
-
-    let cleared = validity();
-    publish_around(&cleared, run, asked);
-    cleared.clear();
-    assert_eq!((cleared.valid_blocks(), unasked(&cleared, run)), (0, 0));
-}
-
-#[test]
-fn a_use_that_was_disturbed_is_counted_but_not_trusted() {
-    let (run, asked, used) = (Run::block(3).until(9), Run::block(5), Run::block(7));
-    for (comparable, valid) in [(true, 1), (false, 0)] {
+fn a_look_trusts_what_matches_drops_what_does_not_if_that_is_certain_and_keeps_what_is_unread() {
+    let run = Run::block(3).until(9);
+    for is_certain in [false, true] {
         let validity = validity();
-        publish_around(&validity, run, asked);
-        let before = validity.changes().expect("nothing changes");
-        validity.invalidate(Run::block(100));
-        assert_eq!(validity.take_unasked(used, before, comparable), 1);
-        assert!(!validity.is_trusted(used));
-        assert_eq!(validity.count_valid(used), valid);
-        assert_eq!(take(&validity, used), 0, "once");
+        publish(&validity, run);
+        validity.distrust_all();
+        let look = validity.look(run).expect("valid");
+        assert!(!look.is_trusted() && !look.is_disturbed());
+        let flaw = |run, is_wrong| Flaw { run, is_wrong };
+        let wrong = Run::block(5).until(7);
+        look.settle(&[flaw(Run::block(3), false), flaw(wrong, true)], is_certain);
+        for lba in 3..9 {
+            let is_wrong = [5, 6].contains(&lba);
+            let block = Run::block(lba);
+            assert_eq!(validity.is_trusted(block), lba != 3 && !is_wrong, "{lba}");
+            let valid = u64::from(!is_wrong || !is_certain);
+            assert_eq!(validity.count_valid(block), valid, "{lba}");
+        }
     }
 }
 
 #[test]
-fn unasked_bits_take_memory_only_where_there_are_some() {
-    let validity = Validity::new(1 << 24).expect("a directory");
-    publish(&validity, Run::block(1 << 23));
-    validity.distrust_all();
-    assert!(validity.unasked.get().is_none());
-    publish_around(&validity, Run::block(7).until(9), Run::block(7));
-    assert_eq!(validity.unasked.get().map(Words::chunks), Some(1));
+fn a_look_or_a_sight_is_disturbed_by_any_loss() {
+    let run = Run::block(3);
+    let losses: [fn(&Validity); 4] = [
+        |validity| _ = validity.invalidate(Run::block(100)),
+        Validity::distrust_all,
+        Validity::drop_trusted,
+        |validity| _ = validity.fill(Run::block(3)),
+    ];
+    for loss in losses {
+        let validity = validity();
+        publish(&validity, run);
+        let sight = validity.sight(run).expect("trusted");
+        let look = validity.look(run).expect("valid");
+        assert!(validity.is_still(sight) && !look.is_disturbed());
+        loss(&validity);
+        assert!(!validity.is_still(sight) && look.is_disturbed());
+    }
+    let validity = validity();
+    publish(&validity, run);
+    validity.begin_change();
+    assert!(validity.sight(run).is_none());
+    assert!(validity.look(run).is_some_and(|look| look.is_disturbed()));
+    validity.end_change();
+    assert!(validity.sight(run).is_some());
 }

@@ -2,8 +2,8 @@ use core::cell::Cell;
 
 use super::*;
 
-const LIMITS: BypassLimits = BypassLimits {
-    failures_in_a_row: 2,
+const LIMITS: BypassPolicy = BypassPolicy {
+    after_failures: 2,
     probe_after_reads: 2,
 };
 
@@ -47,7 +47,7 @@ impl Naive {
             return false;
         }
         self.row += 1;
-        self.bypassed = self.row == LIMITS.failures_in_a_row;
+        self.bypassed = self.row == LIMITS.after_failures;
         (self.passed, self.due) = (0, false);
         self.bypassed
     }
@@ -127,6 +127,8 @@ fn play(events: &[Event]) {
             }
         }
         assert_eq!(bypass.is_on(), naive.bypassed, "{at} of {events:?}");
+        let failing = naive.row != 0 && !naive.bypassed;
+        assert_eq!(bypass.is_failing(|| hits), failing, "{at} of {events:?}");
         assert_eq!(held.get(), i32::from(naive.bypassed), "{at} of {events:?}");
     }
 }
@@ -146,11 +148,15 @@ fn whatever_happens_in_whatever_order_it_does_as_documented() {
 }
 
 #[test]
-fn without_limits_nothing_is_ever_bypassed() {
+fn without_limits_nothing_is_ever_bypassed_and_a_row_is_known() {
     let bypass = Bypass::new(None);
     for _ in 0..1000 {
-        let entered = bypass.failed(|| unreachable!("nobody asks"), || unreachable!("no change"));
+        let entered = bypass.failed(|| 7, || unreachable!("no change"));
         assert!(!entered && !bypass.is_on());
+        assert!(bypass.is_failing(|| 7), "until something succeeds");
+        assert!(!bypass.is_failing(|| 8), "as a plain hit does");
         assert!(matches!(bypass.turn(), Turn::Use));
     }
+    bypass.succeeded();
+    assert!(!bypass.is_failing(|| 7));
 }

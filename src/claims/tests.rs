@@ -101,8 +101,8 @@ impl Wake for Panics {
 fn all_are_woken_though_one_waker_panics() {
     let table = Table::default();
     let holder = held(table.claim(run(0, 3), false));
-    let wakes = Arc::new(Panics(AtomicUsize::new(0)));
-    let waker = Waker::from(Arc::clone(&wakes));
+    let count = Arc::new(Panics(AtomicUsize::new(0)));
+    let waker = Waker::from(Arc::clone(&count));
     let mut waiting: Vec<_> = (0..3)
         .map(|lba| table.claim(Run::block(lba), true).expect_err("held"))
         .collect();
@@ -110,11 +110,11 @@ fn all_are_woken_though_one_waker_panics() {
         let mut context = Context::from_waker(&waker);
         assert!(Pin::new(wait).poll(&mut context).is_pending());
     }
-    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+    let ended = std::panic::catch_unwind(core::panic::AssertUnwindSafe(|| {
         holder.end(&'x', |_, _| true);
     }));
     assert!(ended.is_err());
-    assert_eq!(wakes.0.load(Ordering::SeqCst), 3);
+    assert_eq!(count.0.load(Ordering::SeqCst), 3);
     for wait in waiting {
         assert!(matches!(wait.now_or_never(), Some(Ended::Told(_, 'x'))));
     }
@@ -323,7 +323,7 @@ impl<'t> Both<'t> {
         } else {
             match table.claim(part, want.hears) {
                 Ok(held) => Box::pin(core::future::ready(Ended::Yours(held))),
-                Err(wait) => Box::pin(wait),
+                Err(behind) => Box::pin(behind),
             }
         };
         self.waiting.insert(waiter, waiting);
@@ -421,7 +421,7 @@ fn wants(few: bool) -> Vec<Want> {
         for end in start + 1..=4 {
             for (take, hears) in [(false, false), (false, true), (true, false)] {
                 let part = (start, end);
-                let is_one = matches!(part, (0, 2) | (1, 3) | (0, 4) | (2, 3));
+                let is_one = matches!(part, (0, 2 | 4) | (1 | 2, 3));
                 if !few || (is_one && hears == (part == (0, 4) && !take)) {
                     wants.push(Want { part, take, hears });
                 }
@@ -432,7 +432,7 @@ fn wants(few: bool) -> Vec<Want> {
 }
 
 /// Says which schedule it was that panicked.
-struct Said(std::string::String);
+struct Said(alloc::string::String);
 
 impl Drop for Said {
     fn drop(&mut self) {
@@ -444,7 +444,7 @@ impl Drop for Said {
 
 /// One schedule: a claim of `first`, firm or not, `wants` in order, one of which leaves before or after the claim ends.
 fn check_schedule(first: Run, firm: bool, wants: &[Want], leaves: Option<(usize, bool)>, end: End) {
-    let _said = Said(std::format!(
+    let _said = Said(alloc::format!(
         "{first:?} {firm} {wants:?} {leaves:?} {end:?}"
     ));
     for choice in [0, 1, 0b1101_0110, 0x5a5a_a5c3] {

@@ -13,7 +13,7 @@ struct Shared {
 
 fn shared() -> Arc<Shared> {
     let validity = Validity::new(4).expect("memory");
-    validity.reserve(Run::block(0)).expect("memory");
+    let _ = validity.fill(Run::block(0)).expect("memory");
     Arc::new(Shared {
         table: Fetches::default(),
         validity,
@@ -34,7 +34,7 @@ fn read(shared: &Shared, dropped: bool) -> bool {
             led = true;
             if !dropped {
                 let run = fetch.span();
-                shared.validity.publish(run, run, shared.validity.epoch());
+                shared.validity.fill(run).expect("memory").publish(run);
                 fetch.leads().for_each(Lead::published);
             }
         }

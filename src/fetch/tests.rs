@@ -83,7 +83,7 @@ fn claims_cover_what_is_wanted_in_order() {
 }
 
 /// What the follow hears by now.
-fn heard<'t>(follow: Follow<'t>) -> Option<Followed<'t>> {
+fn heard(follow: Follow<'_>) -> Option<Followed<'_>> {
     follow.outcome(state_at).now_or_never()
 }
 

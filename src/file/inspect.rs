@@ -1,27 +1,20 @@
 //! Inspecting: what a cache file says of itself, for programs that list and clean caches and have no source at hand.
-//!
-//! Nothing is known before the file is read, so nothing in it is believed before it is checked, and no number in it is
-//! an allocation: the identity grows with what is really there, up to a limit, and the bitmap is read in pieces. Only
-//! reads: whoever wants to repair a file opens it.
+//! Only reads; opening repairs.
 
+use alloc::borrow::ToOwned;
 use alloc::string::String;
-use alloc::vec::Vec;
 
 use gibblox_core::GibbloxResult;
 
 use crate::backend::CacheOps;
-use crate::error::{out_of_memory, short_read};
-use crate::format::header::{Checksums, Fields, Header, MAGIC, PREFIX_BYTES, UNREADABLE, VERSION};
-use crate::format::layout::{Layout, Measuring};
-use crate::geometry::Geometry;
+use crate::format::checksum::Checksums;
+use crate::format::header::{PREFIX_BYTES, Reason};
+use crate::port::Ungated;
 
-use super::open::{piece_of, piece_within};
+use super::stored::{count_bits, present_blocks, read_header};
 
 /// The longest identity that [`inspect`] reads. One is as long as a URL, or the text of a configuration.
 const LONGEST_IDENTITY_BYTES: u32 = 64 << 10;
-
-/// The identity is read in pieces of this many bytes.
-const IDENTITY_PIECE_BYTES: usize = 1 << 10;
 
 /// What [`inspect`] found on a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,172 +124,37 @@ impl CacheFileInfo {
 /// # }
 /// ```
 pub async fn inspect<C: CacheOps + ?Sized>(cache: &C) -> GibbloxResult<Inspection> {
-    let stored = match read_header(cache, LONGEST_IDENTITY_BYTES).await? {
-        Ok(stored) => stored,
-        Err(found) => return Ok(found),
+    let file = Ungated(cache);
+    let header = match read_header(&file, PREFIX_BYTES, LONGEST_IDENTITY_BYTES).await? {
+        Ok(header) => header,
+        Err(reason) => return Ok(reason.into()),
     };
-    let layout = &stored.layout;
-    let mut measuring = Measuring::up_to(layout.len(stored.checksums));
-    while let Some(offset) = measuring.next() {
-        measuring.answer(reaches(cache, offset + 1).await?);
-    }
-    let present_blocks = layout.blocks_within(measuring.len(), stored.checksums);
+    let parsed = match header.parsed() {
+        Ok(parsed) => parsed,
+        Err(reason) => return Ok(reason.into()),
+    };
+    let present_blocks = present_blocks(&file, &parsed.layout, parsed.checksums).await?;
     Ok(Inspection::Cache(CacheFileInfo {
-        valid_blocks: count_valid(cache, layout, present_blocks).await?,
-        identity: stored.identity,
-        block_size: stored.geometry.block_size(),
-        total_blocks: stored.geometry.total_blocks(),
+        valid_blocks: count_bits(&file, &parsed.layout, present_blocks).await?,
+        identity: parsed.identity.to_owned(),
+        block_size: parsed.geometry.block_size(),
+        total_blocks: parsed.geometry.total_blocks(),
         present_blocks,
-        has_checksums: stored.checksums == Checksums::Xxh3,
+        has_checksums: parsed.checksums == Checksums::Xxh3,
     }))
 }
 
-/// How many blocks the source of the cache file on `cache` has, as its header says; nothing where there is no header
-/// with an identity of at most so many bytes, or where it is not credible. Whose file it is, opening compares.
-///
-/// A file without checksums has no check of its header either, so there the length of the file is one: were the number
-/// of blocks another, everything behind the bitmap would lie elsewhere. Any file has to hold its bitmap at least, so
-/// that what is allocated for that many blocks is small beside it.
-pub(crate) async fn stored_total_blocks<C: CacheOps + ?Sized>(
-    cache: &C,
-    longest_identity_bytes: usize,
-) -> GibbloxResult<Option<u64>> {
-    let longest = u32::try_from(longest_identity_bytes).unwrap_or(u32::MAX);
-    let Ok(stored) = read_header(cache, longest).await? else {
-        return Ok(None);
-    };
-    let is_credible = match stored.checksums {
-        Checksums::Xxh3 => reaches(cache, stored.layout.bitmap().end).await?,
-        Checksums::Absent => {
-            let len = stored.layout.len(Checksums::Absent);
-            reaches(cache, len).await? && !reaches(cache, len.saturating_add(1)).await?
+impl From<Reason> for Inspection {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Empty | Reason::Blank => Self::Blank,
+            Reason::NoCache => Self::NotACache,
+            Reason::Version(version) => Self::OtherVersion(version),
+            Reason::LongIdentity(bytes) => Self::LongIdentity(bytes),
+            Reason::Truncated => Self::Damaged(HeaderDamage::Truncated),
+            Reason::Geometry => Self::Damaged(HeaderDamage::Geometry),
+            Reason::Identity => Self::Damaged(HeaderDamage::Identity),
+            Reason::Check => Self::Damaged(HeaderDamage::Check),
         }
-    };
-    Ok(is_credible.then(|| stored.geometry.total_blocks()))
-}
-
-/// Whether there are `len` bytes, of which there is one at least.
-async fn reaches<C: CacheOps + ?Sized>(cache: &C, len: u64) -> GibbloxResult<bool> {
-    Ok(read_some(cache, len - 1, &mut [0]).await? == 1)
-}
-
-/// A header that is whole, with what follows from it.
-struct Stored {
-    geometry: Geometry,
-    identity: String,
-    checksums: Checksums,
-    layout: Layout,
-}
-
-/// Reads a header that nothing is known of; what is there instead, where there is none.
-async fn read_header<C: CacheOps + ?Sized>(
-    cache: &C,
-    longest_identity_bytes: u32,
-) -> GibbloxResult<Result<Stored, Inspection>> {
-    let damaged = |damage| Ok(Err(Inspection::Damaged(damage)));
-    let mut prefix = [0; PREFIX_BYTES];
-    let got = read_some(cache, 0, &mut prefix).await?;
-    let there = prefix.get(..got).unwrap_or_default();
-    if there.iter().zip(UNREADABLE).all(|(is, zero)| *is == zero) {
-        return Ok(Err(Inspection::Blank));
-    }
-    if there.iter().zip(MAGIC).any(|(is, magic)| *is != magic) {
-        return Ok(Err(Inspection::NotACache));
-    }
-    let fields = Fields::of(&prefix);
-    if got > MAGIC.len() && fields.version != VERSION {
-        return Ok(Err(Inspection::OtherVersion(fields.version)));
-    }
-    if got < PREFIX_BYTES {
-        return damaged(HeaderDamage::Truncated);
-    }
-    let Ok(geometry) = Geometry::new(fields.block_size, fields.total_blocks) else {
-        return damaged(HeaderDamage::Geometry);
-    };
-    if fields.identity_len > longest_identity_bytes {
-        return Ok(Err(Inspection::LongIdentity(fields.identity_len)));
-    }
-    let header_len = PREFIX_BYTES + fields.identity_len as usize;
-    let Ok(layout) = Layout::new(geometry, header_len) else {
-        return damaged(HeaderDamage::Geometry);
-    };
-    let mut header = Vec::from(prefix);
-    while header.len() < header_len {
-        let at = header.len();
-        let len = header_len.min(at + IDENTITY_PIECE_BYTES);
-        header
-            .try_reserve(len - at)
-            .map_err(|_| out_of_memory("the header"))?;
-        header.resize(len, 0);
-        let piece = header.get_mut(at..).unwrap_or_default();
-        if read_some(cache, at as u64, piece).await? < len - at {
-            return damaged(HeaderDamage::Truncated);
-        }
-    }
-    // All that was said is now the header of some source: it is compared as if that source had come.
-    let identity = header.get(PREFIX_BYTES..).map(core::str::from_utf8);
-    let Some(Ok(identity)) = identity else {
-        return damaged(HeaderDamage::Identity);
-    };
-    let Ok(checksums) = Header::new(geometry, identity)?.compare(&header) else {
-        return damaged(HeaderDamage::Check);
-    };
-    header.drain(..PREFIX_BYTES);
-    let Ok(identity) = String::from_utf8(header) else {
-        return damaged(HeaderDamage::Identity);
-    };
-    Ok(Ok(Stored {
-        geometry,
-        identity,
-        checksums,
-        layout,
-    }))
-}
-
-/// How many of the first `blocks` blocks have their bit set.
-async fn count_valid<C: CacheOps + ?Sized>(
-    cache: &C,
-    layout: &Layout,
-    blocks: u64,
-) -> GibbloxResult<u64> {
-    let bitmap = layout.bitmap();
-    let bitmap = bitmap.start..bitmap.start + blocks.div_ceil(8);
-    let mut piece = piece_of(&bitmap)?;
-    let mut valid = 0;
-    let mut at = bitmap.start;
-    while at < bitmap.end {
-        let piece = piece_within(&mut piece, bitmap.end - at);
-        let got = read_some(cache, at, piece).await?;
-        let there = piece.get_mut(..got).unwrap_or_default();
-        at += there.len() as u64;
-        if at == bitmap.end && !blocks.is_multiple_of(8) {
-            if let Some(last) = there.last_mut() {
-                *last &= (1 << (blocks % 8)) - 1;
-            }
-        }
-        valid += there
-            .iter()
-            .map(|bits| u64::from(bits.count_ones()))
-            .sum::<u64>();
-        if there.is_empty() {
-            // It has become shorter just now.
-            break;
-        }
-    }
-    Ok(valid)
-}
-
-async fn read_some<C: CacheOps + ?Sized>(
-    cache: &C,
-    offset: u64,
-    out: &mut [u8],
-) -> GibbloxResult<usize> {
-    let answer = match cache.read_now(offset, out) {
-        Some(answer) => answer,
-        None => cache.read_at(offset, out).await,
-    };
-    match answer {
-        Ok(got) if got > out.len() => Err(short_read("the cache backend", got, out.len())),
-        answer => answer,
     }
 }

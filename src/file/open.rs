@@ -3,23 +3,36 @@
 use core::ops::Range;
 
 use gibblox_core::GibbloxResult;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::backend::CacheOps;
-use crate::bitmap::any_set;
-use crate::format::header::{Checksums, Header, Mismatch, UNREADABLE};
-use crate::format::layout::Measuring;
+use crate::bitmap::{Validity, any_set};
+use crate::error::{not_open, short_read};
+use crate::format::checksum::Checksums;
+use crate::format::header::{Header, PREFIX_BYTES, Reason, UNREADABLE};
+use crate::port::{Calls, ReadPieces};
+use crate::sync::Ordering;
 
-use super::{CacheFile, SMALL_PIECE_BYTES, Scratch, not_open, zeroed};
-
-/// Bitmaps are read in pieces of this many bytes: one system call each, and small beside what it maps.
-pub(super) const PIECE_BYTES: u64 = 128 << 10;
+use super::retry::Retry;
+use super::stored::{Pieces, count_bits, present_blocks, read_header};
+use super::{CHECKED, CacheFile, LEGACY, LEGACY_SHORT};
 
 /// What becomes of a backend that holds no file of this source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Otherwise {
     Rebuild,
     Leave,
+}
+
+/// What lies on the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// The file of this source.
+    Ours(Checksums),
+    /// That of another source.
+    Other,
+    /// None, for this reason.
+    Nothing(Reason),
 }
 
 impl<C: CacheOps> CacheFile<C> {
@@ -37,9 +50,10 @@ impl<C: CacheOps> CacheFile<C> {
         self.open_alone(Otherwise::Leave).await
     }
 
-    /// [`open`](Self::open), unless somebody else is at it: whoever only reads does not wait for a sick backend.
-    pub(crate) async fn open_unless_busy(&self) {
-        if self.is_open() {
+    /// [`open`](Self::open), unless another task is at it, or the last attempt failed a moment ago: a task that only
+    /// reads does not wait for a sick backend.
+    pub(super) async fn open_unless_busy(&self) {
+        if self.is_open() || !self.retry.with(Retry::is_due) {
             return;
         }
         if let Some(_alone) = self.opening.try_lock() {
@@ -48,129 +62,227 @@ impl<C: CacheOps> CacheFile<C> {
         }
     }
 
+    /// Whether blocks may be stored, and how.
+    pub(super) fn stores_as(&self) -> Option<Checksums> {
+        match self.state.load(Ordering::Acquire) {
+            LEGACY_SHORT => None,
+            _ => self.opened_as(),
+        }
+    }
+
     async fn open_alone(&self, otherwise: Otherwise) -> GibbloxResult<()> {
         if self.is_open() {
             return Ok(());
         }
-        // Whoever was at it before may have failed once too often. Nobody else makes calls while it goes on.
+        // The task before may have failed once too often. No other one makes calls while this goes on.
         self.check_used()?;
         // An earlier attempt may have got half way.
         self.validity.clear();
-        let header = Header::new(self.geometry, &self.identity)?;
-        let mut found = zeroed(header.len_bytes(), "the header")?;
-        let got = self.read_some(0, &mut found).await?;
-        let verdict = header.compare(found.get(..got).unwrap_or_default());
-        drop(found);
-        let checksums = match verdict {
-            Ok(checksums) => {
-                self.load(checksums).await?;
-                checksums
+        let calls = self.calls().quiet();
+        let failures_before = self.counts().backend_failures();
+        let opened = self.find_or_rebuild(&calls, otherwise).await;
+        match opened {
+            Ok(state) => {
+                calls.settle(true);
+                self.retry.with(core::mem::take);
+                // Last: until here no block counts as valid, and none is stored.
+                self.state.store(state, Ordering::Release);
+                Ok(())
             }
-            Err(_) if otherwise == Otherwise::Leave => return Err(not_open()),
-            Err(why) => {
-                self.rebuild(header, why).await?;
-                Checksums::Xxh3
+            Err(error) => {
+                self.retry.with(Retry::failed);
+                if self.counts().backend_failures() != failures_before {
+                    calls.settle(false);
+                }
+                Err(error)
             }
-        };
-        // Last: until here no block counts as valid for anybody, and none is stored.
-        self.mode.open(checksums);
-        Ok(())
+        }
     }
 
-    /// Takes in the bitmap of a file whose header matches.
-    async fn load(&self, checksums: Checksums) -> GibbloxResult<()> {
-        let blocks = self.measure(checksums).await?;
+    /// Opens what is there, or rebuilds it; the state that the file is in then.
+    async fn find_or_rebuild(
+        &self,
+        calls: &Calls<'_, C, Validity>,
+        otherwise: Otherwise,
+    ) -> GibbloxResult<usize> {
+        let header = Header::new(self.geometry, &self.identity)?;
+        let mut found = self.find(calls, header).await?;
+        if !matches!(found, Found::Ours(_)) {
+            // What is not ours is rebuilt, and one answer is not a fact.
+            found = self.find(calls, header).await?;
+        }
+        match found {
+            Found::Ours(checksums) => self.load(calls, checksums).await,
+            Found::Other | Found::Nothing(_) if otherwise == Otherwise::Leave => Err(not_open()),
+            why => {
+                self.rebuild(calls, header, why).await?;
+                Ok(CHECKED)
+            }
+        }
+    }
+
+    /// Whose file it is.
+    async fn find(
+        &self,
+        calls: &Calls<'_, C, Validity>,
+        header: Header<'_>,
+    ) -> GibbloxResult<Found> {
+        let len = u32::try_from(self.identity.len()).unwrap_or(u32::MAX);
+        let stored = match read_header(calls, header.len_bytes(), len).await? {
+            Ok(stored) => stored,
+            Err(Reason::LongIdentity(_)) => return Ok(Found::Other),
+            Err(reason) => return Ok(Found::Nothing(reason)),
+        };
+        Ok(match stored.parsed() {
+            Ok(parsed) if header.describes(&parsed) => Found::Ours(parsed.checksums),
+            Ok(_) => Found::Other,
+            Err(reason) => Found::Nothing(reason),
+        })
+    }
+
+    /// Takes in the bitmap of a file whose header matches; the state that the file is in then.
+    ///
+    /// Of a file that is too short, what is missing is not valid, and the rest is served, also where the backend
+    /// refuses to repair it. Without checksums nothing is stored there then: the file would grow over bits that claim
+    /// its holes to be data (I6). With checksums a hole matches none.
+    async fn load(
+        &self,
+        calls: &Calls<'_, C, Validity>,
+        checksums: Checksums,
+    ) -> GibbloxResult<usize> {
+        let blocks = present_blocks(calls, &self.layout, checksums).await?;
         let complete = blocks == self.geometry.total_blocks();
         let bitmap = self.layout.bitmap();
-        let mut piece = piece_of(&bitmap)?;
-        let mut at = bitmap.start;
-        while at < bitmap.end {
-            let piece = piece_within(&mut piece, bitmap.end - at);
-            let got = self.read_some(at, piece).await?;
+        let mut pieces = Pieces::of(bitmap.clone())?;
+        let mut repaired = Ok(());
+        while let Some((at, piece)) = pieces.next() {
+            let mut got = calls.read_some(at, piece).await?;
+            if got < piece.len() {
+                got = calls.read_some(at, piece).await?;
+            }
+            if got < piece.len() && blocks != 0 {
+                // There is data further on, so this is no end.
+                return Err(short_read("the cache backend", got, piece.len()));
+            }
             if let Some(missing) = piece.get_mut(got..) {
                 missing.fill(0);
             }
             let first_byte = at - bitmap.start;
             let ignored = self.validity.load(first_byte, piece, blocks)?;
-            if ignored && !complete {
-                // Before the file grows again: else a bit in front of zeros would claim that these are data (I6).
+            if ignored && !complete && repaired.is_ok() {
                 self.validity.encode(first_byte, None, piece);
-                self.write(at, piece).await?;
+                repaired = calls.write(at, piece).await;
             }
-            at += piece.len() as u64;
         }
-        if !complete {
-            self.flush_backend().await?;
-            self.set_len(self.layout.len(checksums)).await?;
+        if !complete && repaired.is_ok() {
+            repaired = match calls.flush().await {
+                Ok(()) => calls.set_len(self.layout.len(checksums)).await,
+                Err(error) => Err(error),
+            };
         }
         debug!(
             identity = self.identity,
             cached_blocks = self.validity.valid_blocks(),
             checksums = ?checksums,
             complete,
+            repaired = repaired.is_ok(),
             "opened the cache file"
         );
-        Ok(())
-    }
-
-    /// How many blocks, from the first on, the file is long enough for.
-    ///
-    /// Mostly one read of one byte. A backend cannot be asked for its length, so that of a truncated file is found by
-    /// halving.
-    async fn measure(&self, checksums: Checksums) -> GibbloxResult<u64> {
-        let mut measuring = Measuring::up_to(self.layout.len(checksums));
-        while let Some(offset) = measuring.next() {
-            measuring.answer(self.read_some(offset, &mut [0]).await? == 1);
-        }
-        Ok(self.layout.blocks_within(measuring.len(), checksums))
+        Ok(match (checksums, repaired) {
+            (Checksums::Xxh3, _) => CHECKED,
+            (Checksums::Absent, Ok(())) => LEGACY,
+            (Checksums::Absent, Err(_)) => LEGACY_SHORT,
+        })
     }
 
     /// Makes an empty file of what is there. The order of writes is the format's.
-    async fn rebuild(&self, header: Header<'_>, why: Mismatch) -> GibbloxResult<()> {
+    ///
+    /// Cost: two flushes, a change of length and a look at the bitmap where there was nothing. Otherwise three flushes, two
+    /// changes of length, and zeros over the bitmap; over the checksums too, on a backend that cannot be cut off (a
+    /// partition).
+    async fn rebuild(
+        &self,
+        calls: &Calls<'_, C, Validity>,
+        header: Header<'_>,
+        why: Found,
+    ) -> GibbloxResult<()> {
         debug!(identity = self.identity, why = ?why, "rebuilding the cache file");
-        if why != Mismatch::Empty {
-            // Whatever the old header described is about to be overwritten, and a loss of power may keep that and the
-            // header (I6). Zeros that are there already may not have reached the medium; they are not written again,
-            // since another process may be about to write a header of the same source over them.
-            if why != Mismatch::Blank {
-                self.write(0, &UNREADABLE).await?;
-            }
-            self.flush_backend().await?;
+        let is_new = why == Found::Nothing(Reason::Empty);
+        if !is_new {
+            self.tell_loss(calls, why).await;
+            // What the old header described is about to be overwritten, and a loss of power may keep that and the
+            // header (I6). Also where zeros are read: they may not have reached the medium.
+            calls.write(0, &UNREADABLE).await?;
+            calls.flush().await?;
+            // Old checksums match old blocks of the same source, so they must not come back beside a new bit. Only they
+            // are cut off: another process may be serving this source from the data.
+            calls.set_len(self.layout.sums().start).await?;
         }
-        self.set_len(self.layout.len(Checksums::Xxh3)).await?;
-        self.zero_bitmap().await?;
-        self.flush_backend().await?;
-        self.write(0, &header.encode(Checksums::Xxh3)?).await?;
-        self.flush_backend().await
+        let is_cut = is_new || calls.read_some(self.layout.sums().start, &mut [0]).await? == 0;
+        calls.set_len(self.layout.len(Checksums::Xxh3)).await?;
+        if is_new {
+            self.zero_where_set(calls, self.layout.bitmap()).await?;
+        } else {
+            // What is read there need not be what the medium holds: a flush may have failed before.
+            self.zero(calls, self.layout.bitmap()).await?;
+        }
+        if !is_cut {
+            self.zero(calls, self.layout.sums()).await?;
+        }
+        calls.flush().await?;
+        calls.write(0, &header.encode(Checksums::Xxh3)?).await?;
+        calls.flush().await
     }
 
-    /// Writes zeros where the bitmap has anything else, which a new file does not.
-    async fn zero_bitmap(&self) -> GibbloxResult<()> {
-        let bitmap = self.layout.bitmap();
-        let mut piece = piece_of(&bitmap)?;
-        let mut at = bitmap.start;
-        while at < bitmap.end {
-            let piece = piece_within(&mut piece, bitmap.end - at);
-            let got = self.read_some(at, piece).await?;
+    /// Says whose cache is thrown away, and how much was in it, if any subscriber listens.
+    async fn tell_loss(&self, calls: &Calls<'_, C, Validity>, why: Found) {
+        if why == Found::Nothing(Reason::Blank) || !tracing::enabled!(tracing::Level::WARN) {
+            return;
+        }
+        let stored = read_header(calls, PREFIX_BYTES, LONGEST_IDENTITY_BYTES).await;
+        let Ok(Ok(stored)) = stored else {
+            warn!(why = ?why, "what is no cache file of this version is overwritten with one");
+            return;
+        };
+        let Ok(parsed) = stored.parsed() else {
+            warn!(why = ?why, "a damaged cache file is thrown away");
+            return;
+        };
+        let blocks = parsed.geometry.total_blocks();
+        let lost_blocks = count_bits(calls, &parsed.layout, blocks).await;
+        warn!(
+            of = parsed.identity,
+            lost_blocks = lost_blocks.unwrap_or_default(),
+            "the cache of another source is thrown away"
+        );
+    }
+
+    /// Writes zeros where `region` has anything else, which a new file does not.
+    async fn zero_where_set(
+        &self,
+        calls: &Calls<'_, C, Validity>,
+        region: Range<u64>,
+    ) -> GibbloxResult<()> {
+        let mut pieces = Pieces::of(region)?;
+        while let Some((at, piece)) = pieces.next() {
+            let got = calls.read_some(at, piece).await?;
             if got < piece.len() || any_set(piece) {
                 piece.fill(0);
-                self.write(at, piece).await?;
+                calls.write(at, piece).await?;
             }
-            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Writes zeros over `region`.
+    async fn zero(&self, calls: &Calls<'_, C, Validity>, region: Range<u64>) -> GibbloxResult<()> {
+        let mut pieces = Pieces::of(region)?;
+        while let Some((at, piece)) = pieces.next() {
+            calls.write(at, piece).await?;
         }
         Ok(())
     }
 }
 
-/// A buffer for pieces of `region`.
-pub(super) fn piece_of(region: &Range<u64>) -> GibbloxResult<Scratch> {
-    let len = |most: u64| usize::try_from((region.end - region.start).min(most)).unwrap_or(0);
-    zeroed(len(PIECE_BYTES), "a piece of the bitmap")
-        .or_else(|_| zeroed(len(SMALL_PIECE_BYTES), "a piece of the bitmap"))
-}
-
-/// The beginning of `piece` that is no longer than `left`.
-pub(super) fn piece_within(piece: &mut [u8], left: u64) -> &mut [u8] {
-    let len = usize::try_from(left).unwrap_or(usize::MAX).min(piece.len());
-    piece.get_mut(..len).unwrap_or_default()
-}
+/// The longest identity that is read in order to say whose cache is lost.
+const LONGEST_IDENTITY_BYTES: u32 = 1 << 10;

@@ -14,6 +14,24 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 /// Bytes of a checksum in the file.
 pub(crate) const SUM_BYTES: usize = 8;
 
+/// Whether a file carries a checksum for every block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checksums {
+    /// A file of 0.0.1.
+    Absent,
+    /// XXH3-64, as the format describes.
+    Xxh3,
+}
+
+impl Checksums {
+    pub(super) const fn byte(self) -> u8 {
+        match self {
+            Self::Absent => 0,
+            Self::Xxh3 => 1,
+        }
+    }
+}
+
 /// Computes the checksums of the blocks of one source.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BlockHasher {

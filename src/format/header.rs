@@ -1,9 +1,8 @@
-//! [`Header`] to bytes, and bytes compared with the header that is expected. Total functions: any bytes are safe.
+//! The header: one encoder and one parser. Total functions: any bytes are safe.
 //!
-//! For opening nothing is parsed out of a file and then used: what the file has to say is known before it is read, so
-//! its bytes are compared, length by length, and no stored number is ever an allocation or an offset. Whoever has no
-//! source to compare with reads the [`Fields`], which are numbers that somebody wrote and no more: they are checked one
-//! by one, and in the end the header that they make is compared like any other.
+//! No number of a file is believed before it is checked. [`Prefix`] checks what lies before the identity, field by
+//! field; [`Prefix::finish`] checks the whole. The reader that opens a file compares the [`Parsed`] header with its own
+//! source, and one without a source goes by it.
 
 use alloc::vec::Vec;
 
@@ -12,7 +11,8 @@ use gibblox_core::GibbloxResult;
 use crate::error::{invalid_input, out_of_memory};
 use crate::geometry::Geometry;
 
-use super::checksum::header_check;
+use super::checksum::{Checksums, header_check};
+use super::layout::Layout;
 
 pub(crate) const MAGIC: [u8; 7] = *b"GIBBLX!";
 pub(crate) const VERSION: u8 = 2;
@@ -23,94 +23,120 @@ pub(crate) const PREFIX_BYTES: usize = 28;
 /// Zeros over these bytes make a header unreadable: the magic and the version, in one sector.
 pub(crate) const UNREADABLE: [u8; 8] = [0; 8];
 
-/// Whether a file carries a checksum for every block.
+/// Why bytes are no header of a cache file that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Checksums {
-    /// A file of 0.0.1.
-    Absent,
-    /// XXH3-64, as the format describes.
-    Xxh3,
-}
-
-impl Checksums {
-    const fn byte(self) -> u8 {
-        match self {
-            Self::Absent => 0,
-            Self::Xxh3 => 1,
-        }
-    }
-}
-
-/// Why a file is not used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mismatch {
+pub(crate) enum Reason {
     /// There is not a byte.
     Empty,
     /// Zeros where the magic and the version belong: a rebuilding was interrupted.
     Blank,
-    /// It ends within the header.
+    /// Another magic.
+    NoCache,
+    /// Another version.
+    Version(u8),
+    /// The file ends within it.
     Truncated,
-    Magic,
-    Version,
-    BlockSize,
-    TotalBlocks,
+    /// The block size is zero or no power of two, or the file would be longer than 64 bits can say.
+    Geometry,
+    /// The identity is longer than the caller wants to read.
+    LongIdentity(u32),
+    /// The identity is not UTF-8.
     Identity,
-    /// It is damaged.
-    HeaderCheck,
+    /// It does not match its check.
+    Check,
 }
 
-/// What the bytes in front of an identity say. Any of it may be wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fields {
-    pub(crate) magic: [u8; 7],
-    pub(crate) version: u8,
-    /// Whether there are checksums, and the header check.
+/// What lies before the identity.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Prefix {
+    geometry: Geometry,
     kind: [u8; 4],
-    pub(crate) block_size: u32,
-    pub(crate) total_blocks: u64,
-    pub(crate) identity_len: u32,
+    header_bytes: usize,
+    layout: Layout,
 }
 
-impl Fields {
-    pub(crate) const fn of(prefix: &[u8; PREFIX_BYTES]) -> Self {
-        let [
-            m0,
-            m1,
-            m2,
-            m3,
-            m4,
-            m5,
-            m6,
-            version, //
-            k0,
-            k1,
-            k2,
-            k3,
-            s0,
-            s1,
-            s2,
-            s3, //
-            t0,
-            t1,
-            t2,
-            t3,
-            t4,
-            t5,
-            t6,
-            t7, //
-            i0,
-            i1,
-            i2,
-            i3,
-        ] = *prefix;
-        Self {
-            magic: [m0, m1, m2, m3, m4, m5, m6],
-            version,
-            kind: [k0, k1, k2, k3],
-            block_size: u32::from_le_bytes([s0, s1, s2, s3]),
-            total_blocks: u64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7]),
-            identity_len: u32::from_le_bytes([i0, i1, i2, i3]),
+/// A whole header.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parsed<'a> {
+    pub(crate) geometry: Geometry,
+    pub(crate) identity: &'a str,
+    pub(crate) checksums: Checksums,
+    pub(crate) layout: Layout,
+}
+
+fn little_u32(bytes: &[u8], at: usize) -> u32 {
+    let field = bytes.get(at..).and_then(<[u8]>::first_chunk);
+    field.map_or(0, |field| u32::from_le_bytes(*field))
+}
+
+fn little_u64(bytes: &[u8], at: usize) -> u64 {
+    let field = bytes.get(at..).and_then(<[u8]>::first_chunk);
+    field.map_or(0, |field| u64::from_le_bytes(*field))
+}
+
+impl Prefix {
+    /// Checks the first bytes of a file, as many of them as there are up to [`PREFIX_BYTES`] or more.
+    pub(crate) fn parse(bytes: &[u8], longest_identity_bytes: u32) -> Result<Self, Reason> {
+        if bytes.is_empty() {
+            return Err(Reason::Empty);
         }
+        if bytes.iter().zip(UNREADABLE).all(|(is, zero)| *is == zero) {
+            return Err(Reason::Blank);
+        }
+        if bytes.iter().zip(MAGIC).any(|(is, magic)| *is != magic) {
+            return Err(Reason::NoCache);
+        }
+        match bytes.get(MAGIC.len()) {
+            Some(&VERSION) => {}
+            Some(version) => return Err(Reason::Version(*version)),
+            None => return Err(Reason::Truncated),
+        }
+        if bytes.len() < PREFIX_BYTES {
+            return Err(Reason::Truncated);
+        }
+        let kind = little_u32(bytes, 8).to_le_bytes();
+        let geometry = Geometry::new(little_u32(bytes, 12), little_u64(bytes, 16));
+        let geometry = geometry.map_err(|_| Reason::Geometry)?;
+        let identity_bytes = little_u32(bytes, 24);
+        let header_bytes = usize::try_from(identity_bytes)
+            .ok()
+            .filter(|_| identity_bytes <= longest_identity_bytes)
+            .and_then(|bytes| bytes.checked_add(PREFIX_BYTES))
+            .ok_or(Reason::LongIdentity(identity_bytes))?;
+        let layout = Layout::new(geometry, header_bytes).map_err(|_| Reason::Geometry)?;
+        Ok(Self {
+            geometry,
+            kind,
+            header_bytes,
+            layout,
+        })
+    }
+
+    /// How many bytes the header takes, with the identity.
+    pub(crate) const fn header_bytes(&self) -> usize {
+        self.header_bytes
+    }
+
+    /// Checks the whole header, which begins with what this was parsed from.
+    pub(crate) fn finish<'a>(&self, bytes: &'a [u8]) -> Result<Parsed<'a>, Reason> {
+        let Some(header) = bytes.get(..self.header_bytes) else {
+            return Err(Reason::Truncated);
+        };
+        let (front, rest) = header.split_at(9);
+        let (check, behind) = rest.split_at(3);
+        let checksums = match self.kind {
+            [0, 0, 0, 0] => Checksums::Absent,
+            [1, ..] if header_check(front, behind) == check => Checksums::Xxh3,
+            _ => return Err(Reason::Check),
+        };
+        let identity = header.get(PREFIX_BYTES..).unwrap_or_default();
+        let identity = core::str::from_utf8(identity).map_err(|_| Reason::Identity)?;
+        Ok(Parsed {
+            geometry: self.geometry,
+            identity,
+            checksums,
+            layout: self.layout,
+        })
     }
 }
 
@@ -162,52 +188,9 @@ impl<'a> Header<'a> {
         Ok(behind)
     }
 
-    /// Compares the first bytes of a file, as many of them as there are up to the header's length.
-    pub(crate) fn compare(self, bytes: &[u8]) -> Result<Checksums, Mismatch> {
-        if bytes.is_empty() {
-            return Err(Mismatch::Empty);
-        }
-        if bytes.starts_with(&UNREADABLE) {
-            return Err(Mismatch::Blank);
-        }
-        let Some((prefix, identity)) = bytes.split_first_chunk::<PREFIX_BYTES>() else {
-            return Err(Mismatch::Truncated);
-        };
-        let fields = Fields::of(prefix);
-        if fields.magic != MAGIC {
-            return Err(Mismatch::Magic);
-        }
-        if fields.version != VERSION {
-            return Err(Mismatch::Version);
-        }
-        if fields.block_size != self.geometry.block_size() {
-            return Err(Mismatch::BlockSize);
-        }
-        if fields.total_blocks != self.geometry.total_blocks() {
-            return Err(Mismatch::TotalBlocks);
-        }
-        if fields.identity_len != self.identity_len {
-            return Err(Mismatch::Identity);
-        }
-        let Some(identity) = identity.get(..self.identity.len()) else {
-            return Err(Mismatch::Truncated);
-        };
-        if identity != self.identity.as_bytes() {
-            return Err(Mismatch::Identity);
-        }
-        match fields.kind {
-            [0, 0, 0, 0] => Ok(Checksums::Absent),
-            [1, a, b, c] => {
-                let (front, behind) = bytes.split_at(9);
-                let behind = behind.get(3..self.len_bytes() - 9).unwrap_or_default();
-                if header_check(front, behind) == [a, b, c] {
-                    Ok(Checksums::Xxh3)
-                } else {
-                    Err(Mismatch::HeaderCheck)
-                }
-            }
-            _ => Err(Mismatch::HeaderCheck),
-        }
+    /// Whether `parsed` is the header of the same source.
+    pub(crate) fn describes(&self, parsed: &Parsed<'_>) -> bool {
+        self.geometry == parsed.geometry && self.identity == parsed.identity
     }
 }
 
@@ -231,21 +214,29 @@ mod tests {
         assert_eq!(bytes[12..], golden[12..]);
     }
 
+    /// What a reader of `header` makes of a file that begins with `bytes`: its checksums, if it is used.
+    fn used(header: Header<'_>, bytes: &[u8]) -> Result<Option<Checksums>, Reason> {
+        let prefix = Prefix::parse(bytes, 64)?;
+        let parsed = prefix.finish(bytes)?;
+        Ok(header.describes(&parsed).then_some(parsed.checksums))
+    }
+
     #[test]
     fn every_damage_and_every_length_is_told() {
         let header = Header::new(geometry(), "cached:(x)").expect("short");
         for checksums in [Checksums::Absent, Checksums::Xxh3] {
             let bytes = header.encode(checksums).expect("memory");
-            assert_eq!(header.compare(&bytes), Ok(checksums));
+            assert_eq!(used(header, &bytes), Ok(Some(checksums)));
             for len in 0..bytes.len() {
-                assert!(header.compare(&bytes[..len]).is_err(), "{len}");
+                assert!(used(header, &bytes[..len]).is_err(), "{len}");
             }
             for at in 0..bytes.len() {
                 for value in 0..=255 {
                     let mut damaged = bytes.clone();
                     damaged[at] = value;
-                    let verdict = header.compare(&damaged);
-                    assert_eq!(verdict.is_ok(), damaged == bytes, "byte {at} is {value}");
+                    let verdict = used(header, &damaged);
+                    let is_used = matches!(verdict, Ok(Some(_)));
+                    assert_eq!(is_used, damaged == bytes, "byte {at} is {value}");
                 }
             }
         }
@@ -255,19 +246,45 @@ mod tests {
     fn another_source_is_told_by_every_field() {
         let header = Header::new(geometry(), "cached:(x)").expect("short");
         let others = [
-            (512, 10, "cached:(y)", Mismatch::Identity),
-            (512, 10, "cached:(xx)", Mismatch::Identity),
-            (512, 10, "cached:()", Mismatch::Identity),
-            (512, 11, "cached:(x)", Mismatch::TotalBlocks),
-            (4096, 10, "cached:(x)", Mismatch::BlockSize),
+            (512, 10, "cached:(y)"),
+            (512, 10, "cached:(xx)"),
+            (512, 10, "cached:()"),
+            (512, 11, "cached:(x)"),
+            (4096, 10, "cached:(x)"),
         ];
-        for (block_size, total_blocks, identity, expected) in others {
+        for (block_size, total_blocks, identity) in others {
             let geometry = Geometry::new(block_size, total_blocks).expect("valid");
             let other = Header::new(geometry, identity).expect("short");
             let bytes = other.encode(Checksums::Xxh3).expect("memory");
-            assert_eq!(header.compare(&bytes), Err(expected));
+            assert_eq!(used(header, &bytes), Ok(None));
         }
-        assert_eq!(header.compare(&[]), Err(Mismatch::Empty));
-        assert_eq!(header.compare(&[0; 38]), Err(Mismatch::Blank));
+        assert_eq!(used(header, &[]), Err(Reason::Empty));
+        assert_eq!(used(header, &[0; 38]), Err(Reason::Blank));
+    }
+
+    #[test]
+    fn each_reason_is_told_in_its_place() {
+        let header = Header::new(geometry(), "cached:(x)").expect("short");
+        let bytes = header.encode(Checksums::Xxh3).expect("memory");
+        let with = |at: usize, with: &[u8]| {
+            let mut bytes = bytes.clone();
+            bytes[at..at + with.len()].copy_from_slice(with);
+            used(header, &bytes)
+        };
+        assert_eq!(with(3, b"x"), Err(Reason::NoCache));
+        assert_eq!(with(7, &[3]), Err(Reason::Version(3)));
+        assert_eq!(with(8, &[2]), Err(Reason::Check));
+        assert_eq!(with(12, &[1]), Err(Reason::Geometry));
+        assert_eq!(with(16, &[0xFF; 8]), Err(Reason::Geometry));
+        assert_eq!(with(24, &[65]), Err(Reason::LongIdentity(65)));
+        assert_eq!(with(24, &[0xFF; 4]), Err(Reason::LongIdentity(u32::MAX)));
+        assert_eq!(with(24, &[11]), Err(Reason::Truncated));
+        assert_eq!(with(30, &[0xFF]), Err(Reason::Check));
+        let mut old = header.encode(Checksums::Absent).expect("memory");
+        old[30] = 0xFF;
+        assert_eq!(used(header, &old), Err(Reason::Identity));
+        for len in 1..28 {
+            assert_eq!(used(header, &bytes[..len]), Err(Reason::Truncated));
+        }
     }
 }

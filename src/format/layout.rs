@@ -8,8 +8,7 @@ use crate::error::invalid_input;
 use crate::geometry::Geometry;
 use crate::run::Run;
 
-use super::checksum;
-use super::header::Checksums;
+use super::checksum::{self, Checksums};
 
 /// Bytes of a checksum.
 const SUM_BYTES: u64 = checksum::SUM_BYTES as u64;
@@ -50,6 +49,11 @@ impl Layout {
     /// The bytes of the bitmap.
     pub(crate) const fn bitmap(&self) -> Range<u64> {
         self.bitmap..self.data
+    }
+
+    /// The bytes of the checksums.
+    pub(crate) const fn sums(&self) -> Range<u64> {
+        self.sums..self.end
     }
 
     /// The byte of the bitmap that holds the bit of block `lba`, counted from the bitmap's first.

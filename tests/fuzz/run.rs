@@ -154,7 +154,7 @@ fn operate(
         1 | 2 => finish(check(reader, source, *sick, input.run(total))),
         3 => finish(ensure(reader, *sick, input.run(total))),
         4 => assert!(finish(reader.flush_cache()).is_ok() || sick.backend),
-        5 => assert!(finish(reader.scrub(|_| ())).is_ok() || sick.backend),
+        5 => assert!(finish(reader.scrub()).is_ok() || sick.backend),
         6 => *reader = open_with(source, backend, config),
         7 => drop(drop_after(
             check(reader, source, *sick, input.run(total)),

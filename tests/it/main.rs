@@ -1,4 +1,4 @@
-//! What the crate promises, one module per subject, everything driven by hand.
+//! What the crate promises, one folder per promise, everything driven by hand.
 //!
 //! A test polls its futures itself and lets go of each call of the source and of the backend when it wants to, so
 //! nothing here sleeps and every failure happens again. A module that tries many seeds prints the line that replays
@@ -14,29 +14,80 @@
 
 mod support;
 
-mod around;
-mod bypass;
-mod cancel;
-mod contract;
-mod counters;
-mod crash;
-mod dedup;
-mod disturbed;
-mod exchange;
-mod faults;
-mod flush;
-mod format;
-mod hostile;
-mod inside;
-mod inspect;
-mod memory;
-mod offline;
-mod open;
-mod program;
-mod queue;
-mod read;
-mod scale;
-mod schedules;
-mod stats;
-mod threads;
-mod warm;
+/// A read returns the source's bytes or an error, and each block is counted once.
+mod read {
+    /// Shapes, edges, errors and the cost of a read.
+    mod blocks;
+    /// Each counter is exact, and the sums agree.
+    mod counters;
+    /// A read beside drops, repairs and stores returns right bytes.
+    mod disturbed;
+    /// Each block that is asked for is a hit or a miss.
+    mod stats;
+}
+
+/// A block is fetched once, however many tasks want it, and any future may be dropped.
+mod fetch {
+    /// A dropped future leaves no claim, no lock and no waiting task behind.
+    mod cancel;
+    /// One task leads, the others follow, and an error stays where it belongs.
+    mod dedup;
+    /// A task that waits has a place in line, and no task that wants the same again and again keeps it from ending.
+    mod queue;
+    /// Thousands of random interleavings agree with an oracle.
+    mod schedules;
+    /// The same holds on real threads.
+    mod threads;
+    /// Nothing is fetched unasked by default, and no more than the limits where it is allowed.
+    mod wider;
+}
+
+/// Any file is safe to open, and what a power cut leaves is never served as wrong bytes.
+mod file {
+    /// Every image that a power cut can leave reads as the source.
+    mod crash;
+    /// Files go both ways between this crate and 0.0.1.
+    mod exchange;
+    /// A flush happens when it is due, covers what was written, and stops no other reader.
+    mod flush;
+    /// The bytes of a file are those of the specification.
+    mod format;
+    /// Arbitrary bytes are used or rebuilt, and no read is wrong.
+    mod hostile;
+    /// A file says what it holds without its source, and is only read for it.
+    mod inspect;
+    /// Opening takes over what matches and rebuilds what does not.
+    mod open;
+}
+
+/// A sick backend never makes a healthy source unreadable.
+mod backend {
+    /// A backend that fails again and again is left alone, probed, and used again.
+    mod bypass;
+    /// The public suite passes backends that keep the contract and names the rule that another one breaks.
+    mod contract;
+    /// Every call fails once and for ever, and no read fails for it unless the source does.
+    mod faults;
+    /// `MemoryCacheOps` holds what is cached, not the device, and serves several threads.
+    mod memory;
+    /// A program written for 0.0.1 compiles and runs unchanged.
+    mod program;
+    /// A reader tells whether its cache serves, fails, is not open, or is bypassed.
+    mod state;
+}
+
+/// Blocks can be cached ahead of the reads, and are served where the source is out of reach.
+mod warm {
+    /// `ensure_cached` is `Ok` when every block is valid, in memory that does not grow with the range.
+    mod ensure;
+    /// Without the source, what is cached is served and nothing of another source is.
+    mod offline;
+    /// `warm` fetches what is missing, tells how far it is, pauses, and delays no foreground read.
+    mod warming;
+}
+
+/// What is dropped does not come back.
+mod drop {
+    /// Dropped blocks are fetched again, whatever was under way, and scrubbing drops only what is proved wrong.
+    mod invalidate;
+}

@@ -24,11 +24,10 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::array;
 use core::ops::{Range, RangeInclusive};
-use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use once_cell::race::OnceBox;
 
-use crate::sync::Lock;
+use crate::sync::{AtomicBool, AtomicU16, Lock, Ordering};
 
 /// log2 of the bytes of a unit.
 const UNIT_BITS: u32 = 12;

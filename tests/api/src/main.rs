@@ -6,7 +6,7 @@
 //!
 //! A linter of semantic versions looks for known kinds of breaks. This compares everything that rustdoc knows of an
 //! item, so it also sees a parameter whose type has changed, and needs nothing but the toolchain. What it cannot see is
-//! inside an opaque type, such as whether the future of an `async fn` is `Send`: `tests/it/program.rs` looks at that.
+//! inside an opaque type, such as whether the future of an `async fn` is `Send`: `tests/it/backend/program.rs` looks at that.
 
 mod items;
 #[cfg(test)]

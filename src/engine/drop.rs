@@ -1,0 +1,60 @@
+//! [`Dropping`]: makes blocks not valid, for good.
+
+use gibblox_core::GibbloxResult;
+use tracing::debug;
+
+use crate::backend::CacheOps;
+use crate::fetch::Fetches;
+use crate::file::CacheFile;
+use crate::geometry::Geometry;
+
+use super::flushing::Flushing;
+
+/// How many blocks are claimed at once to be dropped: a task that wants to read one of them waits for a few writes.
+const DROP_BLOCKS: u64 = 1 << 16;
+
+/// What dropping touches.
+#[derive(Debug)]
+pub(crate) struct Dropping<'a, C> {
+    pub(super) fetches: &'a Fetches,
+    pub(super) file: &'a CacheFile<C>,
+    pub(super) flushing: Flushing<'a, C>,
+    pub(super) geometry: Geometry,
+}
+
+impl<C: CacheOps> Dropping<'_, C> {
+    /// Drops every block of the device.
+    pub(crate) async fn device(&self) -> GibbloxResult<()> {
+        self.range(0, self.geometry.total_blocks()).await
+    }
+
+    /// Drops `blocks` blocks from `lba`.
+    ///
+    /// Cancellation is strict: what was dropped stays dropped for this process.
+    pub(crate) async fn range(&self, lba: u64, blocks: u64) -> GibbloxResult<()> {
+        let Some(range) = self.geometry.range(lba, blocks)? else {
+            return Ok(());
+        };
+        // Also where the backend is bypassed: its blocks would be there again afterwards.
+        let mut written = self.file.ready().await;
+        if !self.file.is_open() {
+            return written;
+        }
+        let since = self.file.epoch();
+        let mut rest = Some(range);
+        while let Some(run) = rest {
+            // Fetches of it are void. One that is being stored is waited for, with a place in line.
+            let taken = self.fetches.take(run.first(DROP_BLOCKS)).await;
+            // First in memory, then in the file: nothing that is being erased is served (I1).
+            self.file.invalidate(taken.run());
+            if written.is_ok() {
+                written = self.file.erase(taken.run()).await;
+            }
+            rest = range.from(taken.run().end());
+        }
+        debug!(lba, blocks, ok = written.is_ok(), "dropped cached blocks");
+        written?;
+        self.flushing.all().await?;
+        self.file.kept_since(since)
+    }
+}

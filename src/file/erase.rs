@@ -1,0 +1,87 @@
+//! Erasing: a block that is dropped does not come back, whatever the power does afterwards.
+//!
+//! A cleared bit is not enough. When the block is fetched again, its new bit may reach the medium and its new bytes may
+//! not. So the checksum is overwritten with zeros too, which match nothing. The caller leads the run that it drops, so no
+//! block of it is stored meanwhile.
+//!
+//! Only allocated chunks of the bitmap are visited: elsewhere this process has set no bit and written no checksum. So
+//! dropping a large device of which a little is cached costs a little. A block that an earlier process wrote without
+//! setting its bit is not found there; that would take reading every checksum.
+
+use gibblox_core::GibbloxResult;
+
+use crate::backend::CacheOps;
+use crate::bitmap::{Epoch, any_set};
+use crate::error::not_erased;
+use crate::format::layout::Layout;
+use crate::place::pieces;
+use crate::port::ReadPieces;
+use crate::run::Run;
+
+use super::{CacheFile, zeroed};
+
+/// How many checksums are looked at in one go: 4 KiB of them. Where one of them is set all of these are written, so
+/// that few blocks here and there do not take much more room for having been dropped.
+const SUMS_AT_ONCE: u64 = 512;
+
+impl<C: CacheOps> CacheFile<C> {
+    /// Makes `run` not valid for this process.
+    pub(crate) fn invalidate(&self, run: Run) {
+        for part in self.validity.reserved(run) {
+            self.validity.invalidate(part);
+        }
+    }
+
+    /// Writes to the file that `run`, which is not valid, is not; it is durable after the next flush.
+    ///
+    /// Cost: for each part that there is room for in the bitmap, one write of bits, and one read and at most one write
+    /// for each [`SUMS_AT_ONCE`] checksums.
+    pub(crate) async fn erase(&self, run: Run) -> GibbloxResult<()> {
+        for part in self.validity.reserved(run) {
+            // Also where no bit is set in memory: a write that was dropped or failed may have left one in the file.
+            self.write_bits(part).await?;
+            if self.has_checksums() {
+                self.erase_sums(part).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn erase_sums(&self, run: Run) -> GibbloxResult<()> {
+        // After a flush that failed, zeros that are read need not be those of the medium.
+        let always = self.validity.was_distrusted();
+        let mut sums = zeroed(Layout::sums_len(run.first(SUMS_AT_ONCE)), "checksums")?;
+        let mut rest = Some(run);
+        while let Some(run) = rest {
+            let some = run.first(SUMS_AT_ONCE);
+            rest = run.from(some.end());
+            for piece in pieces(some, |run| self.places.sums(run)) {
+                let sums = sums.get_mut(..Layout::sums_len(piece.run));
+                let sums = sums.unwrap_or_default();
+                let found = self.calls().read_some(piece.offset_bytes, sums).await;
+                if always
+                    || found.is_err()
+                    || found.is_ok_and(|got| any_set(sums.get(..got).unwrap_or_default()))
+                {
+                    sums.fill(0);
+                    self.calls().write(piece.offset_bytes, sums).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Now, to be given to [`kept_since`](Self::kept_since).
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.validity.epoch()
+    }
+
+    /// Fails where a flush has failed since `since`, or a bypass has ended: what was written before may be lost, and a
+    /// later flush that succeeds does not tell.
+    pub(crate) fn kept_since(&self, since: Epoch) -> GibbloxResult<()> {
+        if self.validity.epoch() == since {
+            return Ok(());
+        }
+        Err(not_erased())
+    }
+}

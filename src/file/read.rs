@@ -1,0 +1,422 @@
+//! Reading: an optimistic read under the bitmap's seqlock, compared with checksums where it is not trusted yet.
+//!
+//! ```text
+//!   look ──► bytes ──► checksums, if any of the run has to be compared ──► settle
+//!     ▲        └─ failed: halves, and halves of these, until single blocks ──►│
+//!     └────────── blocks lost what they had meanwhile; once ──────────────────┘
+//! ```
+//!
+//! Bytes go straight into the caller's buffer. A block that does not match its checksum is dropped and named, so that the
+//! caller fetches it. A block that could not be read is named too, and stays as it is (I8): the read may have failed for
+//! a moment. A read of several blocks that fails is tried in smaller pieces, so that a bad sector costs one block. A
+//! backend of which no piece can be read is left alone after two single blocks.
+//!
+//! While a read waits for the backend, another task may drop a block, fetch it again and overwrite it, and that write
+//! may fail and leave garbage. So a read is believed only if no block lost what it had meanwhile, or if it matches its
+//! checksums. Otherwise it looks once more and compares everything.
+
+use alloc::boxed::Box;
+
+use gibblox_core::{GibbloxError, GibbloxResult};
+use smallvec::{SmallVec, smallvec};
+use tracing::warn;
+
+use crate::backend::CacheOps;
+use crate::bitmap::{Flaw, Look, Sight};
+use crate::config::VerifyPolicy;
+use crate::error::{bypassed, short_read};
+use crate::format::checksum::{Checksums, SUM_BYTES};
+use crate::format::layout::Layout;
+use crate::place::pieces;
+use crate::port::Unread;
+use crate::run::Run;
+
+use super::stored::present_blocks;
+use super::{CacheFile, zeroed};
+
+/// How often a run is looked at where blocks are dropped meanwhile: the second time everything is compared.
+const LOOKS: usize = 2;
+
+/// A run that was found trusted, hence one backend read away.
+pub(crate) type Hit = Sight;
+
+/// Parts of a run that are not to be believed, in order. Mostly none.
+pub(crate) type Flaws = SmallVec<[Flaw; 1]>;
+
+/// Which blocks of a read are compared with their checksums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compare {
+    /// What the policy asks for.
+    AsConfigured,
+    Everything,
+}
+
+/// How reading a run went.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    /// What could not be read or did not match. What `buf` holds of it is of no use.
+    pub(crate) flaws: Flaws,
+    /// Whether what [is wrong](Flaw::is_wrong) is certain, and no longer valid. Otherwise blocks were dropped meanwhile,
+    /// maybe these.
+    pub(crate) settled: bool,
+    /// Why the first block was not read that was not read.
+    pub(crate) error: Option<GibbloxError>,
+}
+
+/// A run lost blocks since it was found valid: the caller looks again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NotValid;
+
+/// How scrubbing a run went.
+#[derive(Debug)]
+pub(crate) struct Scrubbed {
+    pub(crate) dropped_blocks: u64,
+    /// Blocks that could not be read, and were kept.
+    pub(crate) unread_blocks: u64,
+    /// Whether all could be read, and the file knows what was dropped.
+    pub(crate) result: GibbloxResult<()>,
+}
+
+/// What reading a run piece by piece found.
+#[derive(Debug, Default)]
+struct Findings {
+    flaws: Flaws,
+    error: Option<GibbloxError>,
+    /// Whether a block was not there twice: the file is shorter than it was.
+    is_short: bool,
+    /// Whether anything was read.
+    any_read: bool,
+    /// Whether a call failed.
+    any_failed: bool,
+}
+
+impl Findings {
+    fn wrong(&mut self, run: Run) {
+        self.add(run, true);
+    }
+
+    fn unread(&mut self, run: Run, why: Unread) {
+        self.add(run, false);
+        self.any_failed |= matches!(why, Unread::Failed(_));
+        self.error.get_or_insert(why.into_error());
+    }
+
+    fn add(&mut self, run: Run, is_wrong: bool) {
+        let last = self.flaws.last_mut();
+        let last = last.filter(|last| last.is_wrong == is_wrong);
+        let joined = last.as_ref().and_then(|last| last.run.join(run));
+        match (last, joined) {
+            (Some(last), Some(joined)) => last.run = joined,
+            _ => self.flaws.push(Flaw { run, is_wrong }),
+        }
+    }
+}
+
+/// So many single blocks that fail, with nothing read before, and the rest is not tried.
+const SINGLES: usize = 2;
+
+impl<C: CacheOps> CacheFile<C> {
+    // ---- plain hits ----
+
+    /// Looks at `run` for a plain hit: all of it trusted, and in one piece.
+    #[inline]
+    pub(crate) fn find_trusted(&self, run: Run) -> Option<Hit> {
+        if self.verify == VerifyPolicy::OnEveryRead || self.places.data(run).run != run {
+            return None;
+        }
+        self.validity.sight(run)
+    }
+
+    /// Whether no block has begun to lose what it had since `hit` was found. A bypass counts as if all had.
+    #[inline]
+    pub(crate) fn is_still(&self, hit: Hit) -> bool {
+        self.validity.is_still(hit)
+    }
+
+    /// Whether hits are likely to be answered at once. Asking is right either way.
+    #[inline]
+    pub(crate) fn answers_at_once(&self) -> bool {
+        self.port.answers_now()
+    }
+
+    /// Reads a hit where the backend can answer at once; `Some(false)` as in [`read_hit`](Self::read_hit).
+    #[inline]
+    pub(crate) fn read_hit_now(&self, hit: Hit, buf: &mut [u8]) -> Option<bool> {
+        let offset = self.places.data(hit.run()).offset_bytes;
+        let answer = self.port.hit_now(offset, buf)?;
+        Some(self.finish_hit(hit, buf.len(), answer))
+    }
+
+    /// Reads a hit. `false` where the backend failed, where it answered short, or where blocks lost what they had
+    /// meanwhile: the run is to be read with all that follows.
+    ///
+    /// Cost: one backend read.
+    pub(crate) async fn read_hit(&self, hit: Hit, buf: &mut [u8]) -> bool {
+        let offset = self.places.data(hit.run()).offset_bytes;
+        let answer = self.port.hit(offset, buf).await;
+        self.finish_hit(hit, buf.len(), answer)
+    }
+
+    #[inline]
+    fn finish_hit(&self, hit: Hit, asked: usize, answer: GibbloxResult<usize>) -> bool {
+        match answer {
+            Ok(got) if got == asked => self.validity.is_still(hit),
+            answer => {
+                self.lost_hit(hit, asked, answer);
+                false
+            }
+        }
+    }
+
+    /// The blocks stay as they are until the long way fails too. A short answer is told there.
+    #[cold]
+    fn lost_hit(&self, hit: Hit, asked: usize, answer: GibbloxResult<usize>) {
+        let error = match answer {
+            Ok(got) if got < asked => return,
+            Ok(got) => short_read("the cache backend", got, asked),
+            Err(error) => error,
+        };
+        let offset = self.places.data(hit.run()).offset_bytes;
+        self.calls().hit_failed(offset, &error);
+    }
+
+    // ---- everything that is no plain hit ----
+
+    /// Reads `run`, which was valid, into `buf`, and compares what is not trusted.
+    ///
+    /// Cost: one backend read a piece, and one more for the checksums where anything has to be compared. Again, a
+    /// bounded number of times, where blocks were dropped meanwhile.
+    pub(crate) async fn read(&self, run: Run, buf: &mut [u8]) -> Result<Looked, NotValid> {
+        self.look(run, buf, Compare::AsConfigured).await
+    }
+
+    /// Reads `run`, which was valid, into `buf`, which is as long, and compares all of it. What is dropped is dropped
+    /// in the file too. What cannot be read stays.
+    ///
+    /// Cost: as [`read`](Self::read), and one write where anything is dropped.
+    pub(crate) async fn scrub(&self, run: Run, buf: &mut [u8]) -> Result<Scrubbed, NotValid> {
+        let looked = self.look(run, buf, Compare::Everything).await?;
+        let blocks = |is_wrong| {
+            let flaws = looked.flaws.iter();
+            let flaws = flaws.filter(|flaw| flaw.is_wrong == is_wrong);
+            flaws.map(|flaw| flaw.run.blocks()).sum()
+        };
+        let (dropped_blocks, unread_blocks) = (blocks(true), blocks(false));
+        if !looked.settled && dropped_blocks != 0 {
+            return Err(NotValid);
+        }
+        let mut result = looked.error.map_or(Ok(()), Err);
+        if dropped_blocks != 0 {
+            result = self.write_bits(run).await.and(result);
+        }
+        Ok(Scrubbed {
+            dropped_blocks,
+            unread_blocks,
+            result,
+        })
+    }
+
+    async fn look(&self, run: Run, buf: &mut [u8], compare: Compare) -> Result<Looked, NotValid> {
+        for looked_before in (0..LOOKS).map(|look| look > 0) {
+            let look = self.validity.look(run).ok_or(NotValid)?;
+            // Where one block has to be compared, all of the run are: what is trusted when its bytes arrive may have
+            // been repaired since they were read. After a look that was disturbed comparing tells more than looking.
+            let comparing = self.has_checksums()
+                && (looked_before || compare == Compare::Everything || self.must_compare(look));
+            let mut found = Findings::default();
+            match self.read_piece(run, buf, comparing, &mut found).await {
+                Ok(()) => {}
+                Err(Unread::Refused(error)) => found.unread(run, Unread::Refused(error)),
+                // Boxed, since it is rare, and would make the future of every read larger.
+                Err(why) => {
+                    Box::pin(self.read_smaller(run, buf, comparing, why, &mut found)).await;
+                }
+            }
+            let settled = !look.is_disturbed();
+            // Not before: a bypass that this begins is no reason to look again.
+            if found.any_read || found.any_failed {
+                self.calls().settle(found.any_read);
+            }
+            if found.is_short {
+                Box::pin(self.truncated(&mut found)).await;
+            }
+            // What matches is right, whatever happened meanwhile; what does not may have been repaired.
+            if settled || comparing {
+                if settled {
+                    let wrong = found.flaws.iter().filter(|flaw| flaw.is_wrong);
+                    wrong.for_each(|flaw| self.mismatched(flaw.run));
+                }
+                look.settle(&found.flaws, settled);
+                return Ok(Looked {
+                    flaws: found.flaws,
+                    settled,
+                    error: found.error,
+                });
+            }
+        }
+        Ok(Looked {
+            flaws: smallvec![Flaw {
+                run,
+                is_wrong: true
+            }],
+            settled: false,
+            error: None,
+        })
+    }
+
+    /// Reads `run`, of which reading all at once failed, in smaller pieces.
+    async fn read_smaller(
+        &self,
+        run: Run,
+        buf: &mut [u8],
+        comparing: bool,
+        why: Unread,
+        found: &mut Findings,
+    ) {
+        // What is still to be tried, the first of it last. Each is as long as all that was split off before it, so these
+        // are few.
+        let mut rest: SmallVec<[(Run, Option<Unread>); 2]> = smallvec![(run, Some(why))];
+        let mut singles = 0;
+        while let Some((part, failed)) = rest.pop() {
+            let from = self.geometry.len_bytes(part.start() - run.start());
+            let len = self.geometry.len_bytes(part.blocks());
+            let piece = buf.get_mut(from..).and_then(|buf| buf.get_mut(..len));
+            let piece = piece.unwrap_or_default();
+            let tried = match failed {
+                Some(why) => Err(why),
+                None if singles >= SINGLES && !found.any_read => Err(Unread::Refused(bypassed())),
+                None => self.read_piece(part, piece, comparing, found).await,
+            };
+            let why = match tried {
+                Ok(()) => continue,
+                Err(why) => why,
+            };
+            if matches!(why, Unread::Refused(_)) {
+                found.unread(part, why);
+            } else if let Some((first, second)) = part.halves() {
+                rest.push((second, None));
+                rest.push((first, None));
+            } else if matches!(why, Unread::Short(_)) {
+                // One short answer is not a fact.
+                match self.read_piece(part, piece, comparing, found).await {
+                    Ok(()) => {}
+                    Err(again) => {
+                        found.is_short |= matches!(again, Unread::Short(_));
+                        found.unread(part, again);
+                        singles += 1;
+                    }
+                }
+            } else {
+                found.unread(part, why);
+                singles += 1;
+            }
+        }
+    }
+
+    /// Whether the policy wants a run compared before it is served.
+    fn must_compare(&self, look: Look<'_>) -> bool {
+        match self.verify {
+            VerifyPolicy::OnFirstRead => !look.is_trusted(),
+            VerifyPolicy::OnEveryRead => true,
+            VerifyPolicy::Never => self.validity.was_distrusted() && !look.is_trusted(),
+        }
+    }
+
+    /// Reads `run` into `buf`, which is as long, and compares it if that is wanted.
+    async fn read_piece(
+        &self,
+        run: Run,
+        buf: &mut [u8],
+        comparing: bool,
+        found: &mut Findings,
+    ) -> Result<(), Unread> {
+        self.read_data(run, buf).await?;
+        if comparing {
+            self.find_mismatches(run, buf, found).await?;
+        }
+        found.any_read = true;
+        Ok(())
+    }
+
+    /// The data of `run`, into `buf`, which is as long.
+    async fn read_data(&self, run: Run, mut buf: &mut [u8]) -> Result<(), Unread> {
+        for piece in pieces(run, |run| self.places.data(run)) {
+            let len = self.geometry.len_bytes(piece.run.blocks());
+            let Some((part, rest)) = core::mem::take(&mut buf).split_at_mut_checked(len) else {
+                break;
+            };
+            self.calls().read_all(piece.offset_bytes, part).await?;
+            buf = rest;
+        }
+        Ok(())
+    }
+
+    /// The blocks of `run`, which `buf` holds, that differ from their checksums. Nothing is found where these cannot be
+    /// read.
+    async fn find_mismatches(
+        &self,
+        run: Run,
+        buf: &[u8],
+        found: &mut Findings,
+    ) -> Result<(), Unread> {
+        let sums = zeroed(Layout::sums_len(run), "checksums");
+        let mut sums = sums.map_err(Unread::Refused)?;
+        let mut rest = sums.as_mut_slice();
+        for piece in pieces(run, |run| self.places.sums(run)) {
+            let len = Layout::sums_len(piece.run);
+            let Some((part, behind)) = core::mem::take(&mut rest).split_at_mut_checked(len) else {
+                break;
+            };
+            self.calls().read_all(piece.offset_bytes, part).await?;
+            rest = behind;
+        }
+        let blocks = buf.chunks_exact(self.geometry.len_bytes(1));
+        let sums = sums.chunks_exact(SUM_BYTES);
+        for ((lba, block), sum) in (run.start()..).zip(blocks).zip(sums) {
+            if self.hasher.sum(lba, block) != sum {
+                found.wrong(Run::block(lba));
+            }
+        }
+        Ok(())
+    }
+
+    /// A block was not there: the file may have become shorter while it was open, and the next write makes it longer
+    /// again, with a hole. Drops what lies past the end.
+    ///
+    /// A hole matches no checksum, so what is left is compared again. Without checksums the bits of what is missing are
+    /// cleared in the file, as far as the backend lets it.
+    #[cold]
+    async fn truncated(&self, found: &mut Findings) {
+        let Some(checksums) = self.opened_as() else {
+            return;
+        };
+        let present = present_blocks(&self.calls().quiet(), &self.layout, checksums).await;
+        let missing = present.map(|blocks| Run::new(blocks, self.geometry.total_blocks()));
+        let Ok(Some(missing)) = missing else {
+            return;
+        };
+        warn!(
+            first_lba = missing.start(),
+            "the cache file became shorter; what is missing is not valid any more"
+        );
+        self.validity.invalidate(missing);
+        for flaw in &mut found.flaws {
+            flaw.is_wrong |= flaw.run.start() >= missing.start();
+        }
+        if checksums == Checksums::Xxh3 {
+            self.validity.distrust_all();
+        } else {
+            let _ = self.erase(missing).await;
+        }
+    }
+
+    #[cold]
+    fn mismatched(&self, run: Run) {
+        self.counts().mismatched_blocks.add(run.blocks());
+        warn!(
+            lba = run.start(),
+            blocks = run.blocks(),
+            "cached blocks do not match their checksums and are fetched again"
+        );
+    }
+}
