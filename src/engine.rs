@@ -8,7 +8,8 @@
 //!      (again) ├── Lead ────► fetch into the caller's buffer, store, publish ────┤    (request)
 //!        ▲     └── Follow ──► wait for the leader ──► read from the backend ─────┘
 //!        │                                    │
-//!        └── could not be read, did not match,┴ leader gone, or its failure not ours
+//!        └── could not be read, or did not ───┴ the follower leads now, or gets bytes that
+//!            match                              could not be stored
 //! ```
 //!
 //! The engine owns the parts and does no work of its own. A job is a small struct that borrows the parts it needs:
@@ -16,10 +17,10 @@
 //! | job | what it does | borrows |
 //! |---|---|---|
 //! | [`hit`] | reads trusted blocks: the fast path | file |
-//! | [`Request`] | serves any other read, in rounds | flights, file, policy, fetching |
+//! | [`Request`] | serves any other read, in rounds | fetches, file, policy, fetching |
 //! | [`Fetching`] | fetches and stores what a leader claimed, also [more](wide) | source, contact, file, policy, gate |
-//! | [`Warming`] | caches ranges in windows | flights, file, fetching, flushing |
-//! | [`Dropping`] | drops ranges for good | flights, file, flushing |
+//! | [`Warming`] | caches ranges in windows | fetches, file, fetching, flushing |
+//! | [`Dropping`] | drops ranges for good | fetches, file, flushing |
 //! | [`Scrubbing`] | compares all that is cached | file, flushing |
 //! | [`Flushing`] | makes the file durable | file, gate |
 //!
@@ -53,8 +54,8 @@ use tracing::trace;
 use crate::backend::CacheOps;
 use crate::bitmap::State;
 use crate::config::CacheConfig;
+use crate::fetch::Fetches;
 use crate::file::CacheFile;
-use crate::flight::FlightTable;
 use crate::flush::FlushGate;
 use crate::geometry::Geometry;
 use crate::identity::write_cached;
@@ -77,7 +78,7 @@ pub(crate) struct Engine<S, C> {
     source: S,
     contact: Contact,
     file: CacheFile<C>,
-    flights: FlightTable,
+    fetches: Fetches,
     policy: FetchPolicy,
     gate: FlushGate,
     geometry: Geometry,
@@ -100,7 +101,7 @@ where
             source,
             contact,
             file,
-            flights: FlightTable::default(),
+            fetches: Fetches::default(),
             policy: FetchPolicy::new(config.wider_fetches(), geometry),
             gate: FlushGate::new(config.flush_every_blocks()),
             geometry,
@@ -123,7 +124,7 @@ where
 
     fn request(&self) -> Request<'_, S, C> {
         Request {
-            flights: &self.flights,
+            fetches: &self.fetches,
             file: &self.file,
             policy: &self.policy,
             fetching: self.fetching(),
@@ -137,7 +138,7 @@ where
 
     pub(crate) fn warming(&self) -> Warming<'_, S, C> {
         Warming {
-            flights: &self.flights,
+            fetches: &self.fetches,
             file: &self.file,
             fetching: self.fetching(),
             flushing: self.flushing(),
@@ -149,7 +150,7 @@ where
 
     pub(crate) fn dropping(&self) -> Dropping<'_, C> {
         Dropping {
-            flights: &self.flights,
+            fetches: &self.fetches,
             file: &self.file,
             flushing: self.flushing(),
             geometry: self.geometry,

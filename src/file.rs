@@ -39,6 +39,7 @@ mod store;
 mod stored;
 
 use alloc::string::String;
+use core::convert::Infallible;
 
 use gibblox_core::GibbloxResult;
 use smallvec::SmallVec;
@@ -46,9 +47,9 @@ use smallvec::SmallVec;
 use crate::backend::CacheOps;
 use crate::bitmap::{State, Validity};
 use crate::bypass::{Probe, Turn};
+use crate::claims::Claims;
 use crate::config::{BypassPolicy, VerifyPolicy};
 use crate::error::{bypassed, out_of_memory};
-use crate::flight::FlightTable;
 use crate::format::checksum::{BlockHasher, Checksums};
 use crate::format::header::Header;
 use crate::format::layout::Layout;
@@ -86,7 +87,7 @@ pub(crate) struct CacheFile<C> {
     /// Blocks whose bits may have gone wrong in the file: a write of them, or of their neighbours, failed.
     torn_bits: Lock<Option<Run>>,
     /// Who writes which bytes of the bitmap.
-    bitmap_writers: FlightTable,
+    bitmap_writers: Claims<Infallible>,
 }
 
 /// Checksums and bitmap bytes of a short run, without an allocation.
@@ -161,7 +162,7 @@ impl<C: CacheOps> CacheFile<C> {
             opening: async_lock::Mutex::new(()),
             retry: Lock::default(),
             torn_bits: Lock::default(),
-            bitmap_writers: FlightTable::default(),
+            bitmap_writers: Claims::default(),
         })
     }
 

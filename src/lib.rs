@@ -64,16 +64,19 @@
 //! - **I1** A valid bit means that the block's bytes are the source's, or that a checksum says otherwise before they
 //!   are served.
 //! - **I2** A block has at most one leader.
-//! - **I3** Every claim ends published or abandoned, also when a future is dropped or panics.
+//! - **I3** Every claim ends published, abandoned or void, also when a future is dropped or panics, and passes on to the
+//!   tasks that wait for it, in the order in which they came.
 //! - **I4** No lock is held across an await, but the one that has the file opened once.
 //! - **I5** Hits + misses = blocks asked for by `read_blocks`.
 //! - **I6** Any file content is safe to open.
+//! - **I7** Waiting goes one way: for blocks, then for contact with the source, then for bytes of the bitmap, then for the
+//!   backend. So there is no circle.
 //!
 //! # The way through the code
 //!
 //! [`CachedBlockReader`] (`reader`) is the face: every public method, and what it promises. `engine` does the work, a
 //! small struct for each job, and tells a read as look, claim, fetch or read, publish. Below it, `warm` says what is to
-//! be cached, and how far that is, `flight` knows who fetches and who waits, `file` reads and writes the cache file and is
+//! be cached, and how far that is, `fetch` knows who fetches, on top of `claims`, which knows who waits, `file` reads and writes the cache file and is
 //! the only caller of the backend, `format` is the specification of that file, `bitmap` says what is valid and trusted,
 //! `flush` when a flush is due, `bypass` whether the backend is asked at all, `policy` what may be fetched beyond what was
 //! asked for. `geometry` and `run` are the arithmetic. Imports point down this list.
@@ -92,12 +95,13 @@ extern crate std;
 mod backend;
 mod bitmap;
 mod bypass;
+mod claims;
 mod config;
 pub mod contract;
 mod engine;
 mod error;
+mod fetch;
 mod file;
-mod flight;
 mod flush;
 mod format;
 mod geometry;

@@ -21,8 +21,8 @@ use crate::warm::{WarmPlan, WarmProgress};
 /// However many readers want a block at the same time, it is fetched once; one of them leads, the others follow.
 ///
 /// A future of this reader has to be polled or dropped. If one that leads a fetch is kept but never polled again, its
-/// followers wait for it, and so do tasks that invalidate its blocks, or store blocks whose bits share a byte with its
-/// own.
+/// followers wait for it. If it is kept while it stores, so do tasks that invalidate its blocks, or store blocks whose
+/// bits share a byte with its own.
 ///
 /// `Debug` prints identity, size and [`state`](Self::state), whatever source and backend are.
 ///
@@ -342,10 +342,10 @@ where
     /// Drops `blocks` blocks from `lba`, so that they are fetched anew when they are next wanted: for a source that
     /// has changed.
     ///
-    /// After `Ok` no read that begins is served a block of the range that was fetched before this call. Fetches that
-    /// are under way for the range are waited for, and what they stored is dropped; the readers that asked for them get
-    /// their bytes. Other readers go on; those that want blocks being dropped wait for a few writes. An empty range is
-    /// `Ok`.
+    /// After `Ok` no read that begins is served a block of the range that was fetched before this call. A fetch that is
+    /// under way for any of the range is void: the read that began it gets its bytes, and none of them are stored. So
+    /// this never waits for the source. Bytes that are being written to the backend are waited for, and dropped. Reads
+    /// that want blocks being dropped wait for a few writes, and then fetch them once. An empty range is `Ok`.
     ///
     /// The room that the blocks take on the backend is not given back; it is used again when they are fetched.
     ///

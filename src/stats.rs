@@ -116,8 +116,8 @@ pub struct CacheCounters {
     pub served_blocks: u64,
     /// The same in bytes.
     pub served_bytes: u64,
-    /// How often a part of a request, of `read_blocks` or `ensure_cached`, began to wait for a fetch of another task. More
-    /// than once for one part where its leaders fail or are dropped.
+    /// How often a part of a request, of `read_blocks` or `ensure_cached`, began to wait for another task that fetches or
+    /// drops it. A part that keeps its place in line, because that task fails or is dropped, counts once.
     pub followed_runs: u64,
     /// Reads of the source, however they ended. Asking it for its number of blocks is none.
     pub source_reads: u64,

@@ -19,6 +19,10 @@ pub(crate) use core::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering
 pub(crate) struct Lock<T>(imp::Mutex<T>);
 
 impl<T> Lock<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(imp::Mutex::new(value))
+    }
+
     /// Runs `f` alone. `f` must not call back into anything that may take the same lock: wake nobody in it.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
         f(&mut imp::lock(&self.0))

@@ -19,20 +19,22 @@ use gibblox_core::{BlockReader, GibbloxError, GibbloxErrorKind, GibbloxResult};
 use tracing::{debug, warn};
 
 use crate::backend::CacheOps;
-use crate::bitmap::State;
+use crate::claims::{Claims, Ended};
 use crate::file::CacheFile;
-use crate::flight::{Claim, FlightTable, Outcome};
 use crate::geometry::Geometry;
 use crate::identity::cached_reader_identity_string;
 use crate::run::Run;
 use crate::sync::{AtomicBool, Ordering};
 
+/// What a task claims that asks the source.
+const ANSWER: Run = Run::block(0);
+
 /// Whether the source has said that it is the one of the file.
 #[derive(Debug)]
 pub(super) struct Contact {
     is_made: AtomicBool,
-    /// Who asks, as if the answer were block 0.
-    asking: FlightTable,
+    /// Who asks. There is one thing to claim: [`ANSWER`].
+    asking: Claims<GibbloxResult<()>>,
 }
 
 impl Contact {
@@ -49,7 +51,7 @@ impl Contact {
     fn new(is_made: bool) -> Self {
         Self {
             is_made: AtomicBool::new(is_made),
-            asking: FlightTable::default(),
+            asking: Claims::default(),
         }
     }
 
@@ -64,36 +66,23 @@ impl Contact {
         &self,
         answer: impl Future<Output = GibbloxResult<()>>,
     ) -> GibbloxResult<()> {
-        loop {
-            let claim = self.asking.claim_one(Run::block(0), |run| {
-                let state = if self.is_made() {
-                    State::Valid
-                } else {
-                    State::Missing
-                };
-                (state, run)
-            });
-            match claim {
-                Claim::Valid(_) => return Ok(()),
-                Claim::Lead(lead) => {
-                    let answer = answer.await;
-                    match &answer {
-                        Ok(()) => {
-                            debug!("the source has answered");
-                            self.is_made.store(true, Ordering::Release);
-                            lead.finish(&Outcome::Published);
-                        }
-                        Err(error) => lead.finish(&Outcome::Failed(error.clone())),
-                    }
-                    return answer;
-                }
-                Claim::Follow(follow) => {
-                    if let Some(Outcome::Failed(error)) = follow.outcome().await {
-                        return Err(error);
-                    }
-                }
-            }
+        let asking = match self.asking.claim(ANSWER, ()) {
+            Ok(asking) => asking,
+            Err(wait) => match wait.await {
+                Ended::Told(_, answer) => return answer,
+                Ended::Yours(asking) => asking,
+            },
+        };
+        if self.is_made() {
+            return Ok(());
         }
+        let answer = answer.await;
+        if answer.is_ok() {
+            debug!("the source has answered");
+            self.is_made.store(true, Ordering::Release);
+        }
+        asking.end(&answer, |(), _| true);
+        answer
     }
 }
 

@@ -4,9 +4,8 @@ use gibblox_core::GibbloxResult;
 use tracing::debug;
 
 use crate::backend::CacheOps;
-use crate::bitmap::State;
+use crate::fetch::Fetches;
 use crate::file::CacheFile;
-use crate::flight::{Claim, FlightTable};
 use crate::geometry::Geometry;
 
 use super::flushing::Flushing;
@@ -17,7 +16,7 @@ const DROP_BLOCKS: u64 = 1 << 16;
 /// What dropping touches.
 #[derive(Debug)]
 pub(crate) struct Dropping<'a, C> {
-    pub(super) flights: &'a FlightTable,
+    pub(super) fetches: &'a Fetches,
     pub(super) file: &'a CacheFile<C>,
     pub(super) flushing: Flushing<'a, C>,
     pub(super) geometry: Geometry,
@@ -44,24 +43,14 @@ impl<C: CacheOps> Dropping<'_, C> {
         let since = self.file.epoch();
         let mut rest = Some(range);
         while let Some(run) = rest {
-            // A leader has asked for its bytes already, so it is waited for. Run by run, and not for a moment in which
-            // nothing of the range is led, which may never come.
-            let claim = self
-                .flights
-                .claim_one(run.first(DROP_BLOCKS), |run| (State::Missing, run));
-            match claim {
-                Claim::Lead(fetch) => {
-                    // First in memory, then in the file: nothing that is being erased is served (I1).
-                    self.file.invalidate(fetch.span());
-                    if written.is_ok() {
-                        written = self.file.erase(fetch.span()).await;
-                    }
-                    rest = range.from(fetch.span().end());
-                }
-                Claim::Follow(follow) => drop(follow.outcome().await),
-                // Not with this view of what is missing.
-                Claim::Valid(run) => rest = range.from(run.end()),
+            // Fetches of it are void. One that is being stored is waited for, with a place in line.
+            let taken = self.fetches.take(run.first(DROP_BLOCKS)).await;
+            // First in memory, then in the file: nothing that is being erased is served (I1).
+            self.file.invalidate(taken.run());
+            if written.is_ok() {
+                written = self.file.erase(taken.run()).await;
             }
+            rest = range.from(taken.run().end());
         }
         debug!(lba, blocks, ok = written.is_ok(), "dropped cached blocks");
         written?;

@@ -1,11 +1,11 @@
 //! [`Fetching`]: the leader's part of single-flight. It reads the source, stores the bytes, and tells the followers.
 
-use gibblox_core::{BlockReader, GibbloxResult, ReadContext};
+use gibblox_core::{BlockReader, GibbloxError, GibbloxResult, ReadContext};
 
 use crate::backend::CacheOps;
 use crate::error::short_read;
+use crate::fetch::Fetch;
 use crate::file::CacheFile;
-use crate::flight::{Fetch, Outcome};
 use crate::flush::FlushGate;
 use crate::geometry::Geometry;
 use crate::policy::FetchPolicy;
@@ -13,6 +13,19 @@ use crate::run::Run;
 use crate::stats::{Call, Counts};
 
 use super::contact::{Contact, ask};
+
+/// How a fetch ended for the task that led it. Unless it failed, the bytes are in the buffer.
+#[derive(Debug)]
+pub(super) enum Fetched {
+    /// All that was led is valid.
+    Stored,
+    /// Another task dropped some of it before it was stored, so that this is not.
+    Void,
+    /// The backend did not take some of it, with this error.
+    Unstored(GibbloxError),
+    /// The source did not answer, with this error.
+    Failed(GibbloxError),
+}
 
 /// What a fetch touches.
 #[derive(Debug)]
@@ -91,54 +104,55 @@ where
 
     /// Fetches what `fetch` claimed, and nothing else, into `buf`, stores it, and tells the followers.
     ///
-    /// Unless the outcome is [`Failed`](Outcome::Failed), `buf` holds the source's bytes. Cancellation is strict; what
-    /// is led goes to the next task that claims it.
+    /// Cancellation is strict; what is led passes on to the next task that waits for it.
     pub(super) async fn fetch(
         &self,
         fetch: Fetch<'_>,
         buf: &mut [u8],
         ctx: ReadContext,
-    ) -> Outcome {
+    ) -> Fetched {
         match self.read_source(fetch.span(), buf, ctx).await {
             Ok(()) => self.store(fetch, buf).await,
             Err(error) => {
-                let outcome = Outcome::Failed(error);
-                fetch.finish(&outcome);
-                outcome
+                fetch.failed(&error);
+                Fetched::Failed(error)
             }
         }
     }
 
-    /// Stores the runs that `fetch` leads, of all that it brought, and tells the followers. Of several errors the first
-    /// is the outcome.
-    pub(super) async fn store(&self, fetch: Fetch<'_>, bytes: &[u8]) -> Outcome {
+    /// Stores the runs that `fetch` leads, of all that it brought, except for those that are void, and tells the
+    /// followers. The first that was not stored says how it ended.
+    pub(super) async fn store(&self, fetch: Fetch<'_>, bytes: &[u8]) -> Fetched {
         let span = fetch.span();
-        let mut outcome = Outcome::Published;
+        let mut fetched = Fetched::Stored;
         for lead in fetch.leads() {
-            let run = lead.run();
-            let from = self.geometry.len_bytes(run.start() - span.start());
-            let len = self.geometry.len_bytes(run.blocks());
-            let bytes = bytes.get(from..).and_then(|bytes| bytes.get(..len));
-            let stored = self
-                .file
-                .store(run, lead.asked(), bytes.unwrap_or_default())
-                .await;
-            self.policy.stored(stored.is_ok());
-            match stored {
-                Ok(newly) => {
-                    self.gate.wrote(newly);
-                    self.policy.fetched_around(run, lead.asked());
-                    lead.finish(&Outcome::Published);
-                }
-                Err(error) => {
-                    let unstored = Outcome::Unstored(error);
-                    lead.finish(&unstored);
-                    if matches!(outcome, Outcome::Published) {
-                        outcome = unstored;
+            let ended = if lead.begin_store() {
+                let run = lead.run();
+                let from = self.geometry.len_bytes(run.start() - span.start());
+                let len = self.geometry.len_bytes(run.blocks());
+                let bytes = bytes.get(from..).and_then(|bytes| bytes.get(..len));
+                let bytes = bytes.unwrap_or_default();
+                let stored = self.file.store(run, lead.asked(), bytes).await;
+                self.policy.stored(stored.is_ok());
+                match stored {
+                    Ok(newly) => {
+                        self.gate.wrote(newly);
+                        self.policy.fetched_around(run, lead.asked());
+                        lead.published();
+                        Fetched::Stored
+                    }
+                    Err(error) => {
+                        lead.unstored(&error, bytes);
+                        Fetched::Unstored(error)
                     }
                 }
+            } else {
+                Fetched::Void
+            };
+            if matches!(fetched, Fetched::Stored) {
+                fetched = ended;
             }
         }
-        outcome
+        fetched
     }
 }

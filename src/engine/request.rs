@@ -2,22 +2,19 @@
 //!
 //! # Progress
 //!
-//! Each round ends. A leader waits for the source, the backend, and other leaders' writes of the same bytes of the
-//! bitmap, and first of all, offline, for the task that asks the source who it is; never for blocks. A follower waits
-//! for its leader (I3).
+//! Each round ends. A leader waits for contact with the source, for bytes of the bitmap and for the backend, and no task
+//! that it waits for waits for a block (I7). A follower has a place in line: it is told how the fetch ended, or it is the
+//! next to lead, and fetches then in the same round (I3).
 //!
-//! Rounds end. A part goes into another round for one of four reasons:
+//! Rounds end, whatever other tasks do. A part, or what is left of it, goes into another round for one of three reasons:
 //!
-//! - A block was dropped, so that it has to be fetched.
-//! - Its leader failed or was dropped.
-//! - The backend did not keep what a leader had fetched, or blocks were dropped each time the part was read.
-//! - A wide fetch failed.
+//! - A beginning of it was served, so that what is left is shorter.
+//! - It was read from the cache in vain, because blocks were damaged or dropped. After [`MOST_READS`] of these it is
+//!   *direct*: read from the source without a claim.
+//! - A wide fetch failed. Then nothing of the request is widened again.
 //!
-//! Each of the first two takes another task that drops, fails or goes away. The third makes the part *direct*, to be
-//! read from the source without a claim. After the fourth nothing of the request is widened again. Neither comes back.
-//!
-//! Without direct parts many readers of one block over a dead backend would fetch it one after another, each the
-//! follower of the one before, and a reader beside a bad sector might never end.
+//! A fetch of its own serves a part or fails it, also where the fetch is void. An error that a follower is told is its
+//! own, and fails it.
 
 use alloc::boxed::Box;
 
@@ -27,18 +24,18 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use smallvec::{SmallVec, smallvec};
 
 use crate::backend::CacheOps;
+use crate::fetch::{Claim, Fetch, Fetches, Follow, Followed, Outcome, Unstored};
 use crate::file::{CacheFile, Flaw, Looked, NotValid};
-use crate::flight::{Claim, Fetch, FlightTable, Follow, Outcome};
 use crate::policy::{FetchPolicy, Plan};
 use crate::run::Run;
 
-use super::fetching::Fetching;
+use super::fetching::{Fetched, Fetching};
 use super::wide::TooWide;
 
 /// What a request touches.
 #[derive(Debug)]
 pub(super) struct Request<'a, S, C> {
-    pub(super) flights: &'a FlightTable,
+    pub(super) fetches: &'a Fetches,
     pub(super) file: &'a CacheFile<C>,
     pub(super) policy: &'a FetchPolicy,
     pub(super) fetching: Fetching<'a, S, C>,
@@ -50,12 +47,12 @@ struct Part<'b> {
     run: Run,
     buf: &'b mut [u8],
     way: Way,
-    /// How often it was read while blocks were dropped, so that nothing was certain.
-    unsettled: u8,
+    /// How often it was read from the cache in vain.
+    reads: u8,
 }
 
-/// After so many times a part is read from the source alone.
-const MOST_UNSETTLED: u8 = 3;
+/// After so many reads in vain a part is read from the source alone.
+const MOST_READS: u8 = 3;
 
 /// Parts of a request. Mostly one.
 type Parts<'b> = SmallVec<[Part<'b>; 1]>;
@@ -73,7 +70,7 @@ enum Way {
 enum Task<'t> {
     Cached,
     Lead(Fetch<'t>),
-    Follow(Follow),
+    Follow(Follow<'t>),
     Direct,
 }
 
@@ -97,22 +94,13 @@ impl Task<'_> {
 /// Parts with their tasks. Mostly one.
 type Tasks<'t, 'b> = SmallVec<[(Task<'t>, Part<'b>); 1]>;
 
-/// What a part has of the fetch that it waited for.
-#[derive(Clone, Copy)]
-enum Share {
-    /// The part's own task led it, so the bytes are in the buffer.
-    Leader,
-    /// Another task led it. Its failure is the part's, too.
-    Fate,
-    /// Another task led it, for more than this part, so its failure is not the part's.
-    Bytes,
-}
-
 /// How serving a part ended.
 enum Served<'b> {
     Done,
-    /// These have to go through another round.
+    /// These, if any, have to go through another round.
     Again(Parts<'b>),
+    /// The same, of a follower that has fetched something.
+    Fetched(Parts<'b>),
     /// This has to go through another round, with nothing fetched beside it.
     Alone(Part<'b>),
     Failed {
@@ -128,6 +116,8 @@ struct Waiting<'b> {
     direct: Parts<'b>,
     /// What may be fetched beside it.
     plan: Plan,
+    /// Whether anything was fetched.
+    fetched: bool,
 }
 
 impl<'b> Waiting<'b> {
@@ -167,22 +157,22 @@ where
         let plan = self.plan(run);
         // Mostly all of it is missing and no task fetches any of it. The rounds come to the same, in more steps.
         let lead = if way == Way::Claim && plan.room(run) == run {
-            self.flights.lead_all(run, |run| self.file.state_at(run))
+            self.fetches.lead_all(run, |run| self.file.state_at(run))
         } else {
             None
         };
         if let Some(lead) = lead {
             return match self.fetching.fetch(lead, buf, ctx).await {
-                Outcome::Failed(error) => (true, Err(error)),
+                Fetched::Failed(error) => (true, Err(error)),
                 // A read that has its bytes does not mind whether the backend took them.
-                Outcome::Published | Outcome::Unstored(_) => (true, Ok(())),
+                Fetched::Stored | Fetched::Void | Fetched::Unstored(_) => (true, Ok(())),
             };
         }
         let part = Part {
             run,
             buf,
             way,
-            unsettled: 0,
+            reads: 0,
         };
         // Boxed, since it is the longest way, and a request should not be as large as another's.
         Box::pin(self.rounds(part, plan, ctx)).await
@@ -200,14 +190,13 @@ where
             ..Waiting::default()
         };
         waiting.push(part);
-        let mut fetched = false;
         let mut result = Ok(());
         while result.is_ok() && !waiting.is_empty() {
             let tasks = self.assign(&mut waiting);
-            fetched |= tasks.iter().any(|(task, _)| task.fetches());
+            waiting.fetched |= tasks.iter().any(|(task, _)| task.fetches());
             result = self.round(tasks, &mut waiting, ctx).await;
         }
-        (fetched, result)
+        (waiting.fetched, result)
     }
 
     /// What a request for `run` may fetch beside it. Nothing while there is nowhere to store it, nor while the source may
@@ -236,6 +225,10 @@ where
         let mut end = |served| match served {
             Served::Done => {}
             Served::Again(parts) => parts.into_iter().for_each(|part| waiting.push(part)),
+            Served::Fetched(parts) => {
+                waiting.fetched = true;
+                parts.into_iter().for_each(|part| waiting.push(part));
+            }
             Served::Alone(part) => {
                 waiting.plan = Plan::default();
                 waiting.push(part);
@@ -276,7 +269,7 @@ where
         let wanted = waiting.claim.iter().rev().map(|part| part.run);
         let most = most - tasks.len();
         let state_at = |run| self.file.state_at(run);
-        let claims = self.flights.claim(wanted, most, &waiting.plan, state_at);
+        let claims = self.fetches.claim(wanted, most, &waiting.plan, state_at);
         for claim in claims {
             let Some(part) = waiting.claim.pop() else {
                 break;
@@ -294,7 +287,7 @@ where
             run,
             buf,
             way,
-            unsettled,
+            reads,
         } = part;
         let before = run.first_until(lba);
         let blocks = before.map_or(0, Run::blocks);
@@ -304,7 +297,7 @@ where
                 run,
                 buf,
                 way,
-                unsettled,
+                reads,
             })
         };
         (part(before, before_buf), part(run.from(lba), after_buf))
@@ -312,7 +305,7 @@ where
 
     async fn work<'b>(&self, task: Task<'_>, part: Part<'b>, ctx: ReadContext) -> Served<'b> {
         match task {
-            Task::Cached => self.read_cached(part, Way::Claim).await,
+            Task::Cached => Served::Again(self.read_cached(part, Way::Claim).await),
             Task::Direct => match self.fetching.read_source(part.run, part.buf, ctx).await {
                 Ok(()) => Served::Done,
                 Err(error) => part.failed(error),
@@ -324,58 +317,81 @@ where
                     Err(TooWide) => Served::Alone(part),
                 }
             }
-            Task::Lead(fetch) => {
-                let outcome = self.fetching.fetch(fetch, part.buf, ctx).await;
-                self.conclude(part, Some(outcome), Share::Leader).await
+            Task::Lead(fetch) => match self.fetching.fetch(fetch, part.buf, ctx).await {
+                Fetched::Failed(error) => part.failed(error),
+                Fetched::Stored | Fetched::Void | Fetched::Unstored(_) => Served::Done,
+            },
+            Task::Follow(follow) => self.follow(follow, part, ctx).await,
+        }
+    }
+
+    async fn follow<'b>(&self, follow: Follow<'_>, part: Part<'b>, ctx: ReadContext) -> Served<'b> {
+        self.file.counts().followed_runs.add(1);
+        let followed = follow.outcome(|run| self.file.state_at(run)).await;
+        let (part, rest) = self.split(part, followed.run().end());
+        let mut again: Parts<'b> = rest.into_iter().collect();
+        let Some(part) = part else {
+            return Served::Again(again);
+        };
+        match followed {
+            // What the backend does not return as it was stored just now it would not return the next time either.
+            Followed::Ended(_, Outcome::Published) => {
+                again.extend(self.read_cached(part, Way::Direct).await);
             }
-            Task::Follow(follow) => {
-                let share = if follow.shares_fate() {
-                    Share::Fate
-                } else {
-                    Share::Bytes
+            Followed::Ended(_, Outcome::Unstored(unstored)) => {
+                again.extend(self.copy_unstored(&unstored, part));
+            }
+            Followed::Ended(_, Outcome::Failed(error)) => return part.failed(error),
+            Followed::Valid(_) => again.extend(self.read_cached(part, Way::Claim).await),
+            // Boxed, since it is rare, and would make the future of every follower larger.
+            Followed::Lead(fetch) => {
+                return match Box::pin(self.fetching.fetch(fetch, part.buf, ctx)).await {
+                    Fetched::Failed(error) => part.failed(error),
+                    Fetched::Stored | Fetched::Void | Fetched::Unstored(_) => {
+                        Served::Fetched(again)
+                    }
                 };
-                self.file.counts().followed_runs.add(1);
-                self.conclude(part, follow.outcome().await, share).await
             }
         }
+        Served::Again(again)
     }
 
-    /// What the outcome of a fetch, if it has one, means for `part`.
-    async fn conclude<'b>(
-        &self,
-        part: Part<'b>,
-        outcome: Option<Outcome>,
-        share: Share,
-    ) -> Served<'b> {
-        match (outcome, share) {
-            (Some(Outcome::Failed(error)), Share::Leader | Share::Fate) => part.failed(error),
-            // A read that has its bytes does not mind whether the backend took them.
-            (Some(Outcome::Published | Outcome::Unstored(_)), Share::Leader) => Served::Done,
-            (Some(Outcome::Published), _) => self.read_cached(part, Way::Direct).await,
-            (Some(Outcome::Unstored(_)), _) => part.again(Way::Direct),
-            (Some(Outcome::Failed(_)) | None, _) => part.again(Way::Claim),
-        }
+    /// Gets a part from the bytes that its leader has fetched; returns it where they are not there.
+    fn copy_unstored<'b>(&self, unstored: &Unstored, part: Part<'b>) -> Option<Part<'b>> {
+        let from = part.run.start().checked_sub(unstored.run.start());
+        let len_bytes = |blocks| self.fetching.geometry().len_bytes(blocks);
+        let bytes = from.and_then(|blocks| unstored.bytes.get(len_bytes(blocks)..));
+        let Some(bytes) = bytes.and_then(|bytes| bytes.get(..part.buf.len())) else {
+            return Some(Part {
+                way: Way::Direct,
+                ..part
+            });
+        };
+        part.buf.copy_from_slice(bytes);
+        None
     }
 
-    /// Reads a part that was valid. Blocks that turn out not to be go again, on the way `otherwise`. Blocks that could not
-    /// be read come from the source, and stay as they are in the cache.
-    async fn read_cached<'b>(&self, part: Part<'b>, otherwise: Way) -> Served<'b> {
-        let mut unsettled = part.unsettled;
+    /// Reads a part that was valid, and returns what turns out not to be, to go again; blocks that are wrong for certain on
+    /// the way `wrong`. Blocks that could not be read come from the source, and stay as they are in the cache.
+    async fn read_cached<'b>(&self, part: Part<'b>, wrong: Way) -> Parts<'b> {
+        let reads = part.reads + 1;
         let (flaws, way) = match self.file.read(part.run, part.buf).await {
+            // Dropped by another task: damaged, or because the source has changed.
             Err(NotValid) => {
                 let run = part.run;
                 let all = Flaw {
                     run,
                     is_wrong: true,
                 };
-                (smallvec![all], otherwise)
+                (smallvec![all], Way::Claim)
             }
-            Ok(Looked { flaws, settled, .. }) if settled => (flaws, otherwise),
-            Ok(Looked { flaws, .. }) => {
-                unsettled += 1;
-                let direct = unsettled == MOST_UNSETTLED;
-                (flaws, if direct { Way::Direct } else { Way::Claim })
-            }
+            Ok(Looked { flaws, settled, .. }) if settled => (flaws, wrong),
+            Ok(Looked { flaws, .. }) => (flaws, Way::Claim),
+        };
+        let way = if reads == MOST_READS {
+            Way::Direct
+        } else {
+            way
         };
         let count_valid = |run| self.file.count_valid(run);
         let used = self.policy.use_unasked(part.run, count_valid);
@@ -388,27 +404,15 @@ where
             let way = if is_wrong { way } else { Way::Direct };
             let (_, from) = rest.map_or((None, None), |rest| self.split(rest, run.start()));
             let (bad, after) = from.map_or((None, None), |from| self.split(from, run.end()));
-            again.extend(bad.map(|bad| Part {
-                way,
-                unsettled,
-                ..bad
-            }));
+            again.extend(bad.map(|bad| Part { way, reads, ..bad }));
             rest = after;
         }
-        if again.is_empty() {
-            Served::Done
-        } else {
-            Served::Again(again)
-        }
+        again
     }
 }
 
-impl<'b> Part<'b> {
-    fn again(self, way: Way) -> Served<'b> {
-        Served::Again(smallvec![Part { way, ..self }])
-    }
-
-    fn failed(self, error: GibbloxError) -> Served<'b> {
+impl Part<'_> {
+    fn failed<'b>(self, error: GibbloxError) -> Served<'b> {
         Served::Failed {
             lba: self.run.start(),
             error,

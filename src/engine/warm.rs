@@ -1,7 +1,7 @@
 //! [`Warming`]: makes ranges valid in windows, several at once, each claimed when its fetch begins.
 //!
-//! A *step* is one claim: it fetches the beginning of a window, or waits for the task that does. The rest of the window
-//! is begun like any other. So between two steps nothing is claimed, which is where the work is paused, and where it
+//! A *step* is one claim: it fetches the beginning of a window, or waits for the task that does, and is the next to
+//! lead where that task fails or is dropped. The rest of the window is begun like any other. So between two steps nothing is claimed, which is where the work is paused, and where it
 //! ends after an error. No task ever waits for a window that is only queued: a reader that wants it claims it, and the
 //! step that gets there finds it valid.
 //!
@@ -24,14 +24,14 @@ use tracing::{debug, trace};
 
 use crate::backend::CacheOps;
 use crate::bitmap::State;
+use crate::fetch::{Claim, Fetch, Fetches, Followed, Outcome, Unstored};
 use crate::file::CacheFile;
-use crate::flight::{Claim, FlightTable, Outcome};
 use crate::flush::Deferral;
 use crate::geometry::Geometry;
 use crate::run::Run;
 use crate::warm::{PauseSwitch, WarmPlan, WarmProgress};
 
-use super::fetching::Fetching;
+use super::fetching::{Fetched, Fetching};
 use super::flushing::Flushing;
 use super::memory::sized;
 
@@ -58,7 +58,7 @@ const SCAN_BLOCKS: u64 = 1 << 18;
 /// What warming touches.
 #[derive(Debug)]
 pub(crate) struct Warming<'a, S, C> {
-    pub(super) flights: &'a FlightTable,
+    pub(super) fetches: &'a Fetches,
     pub(super) file: &'a CacheFile<C>,
     pub(super) fetching: Fetching<'a, S, C>,
     pub(super) flushing: Flushing<'a, C>,
@@ -300,36 +300,57 @@ where
         unflushed: &Deferral<'_>,
         step: &mut Step,
     ) -> GibbloxResult<()> {
-        let claim = self.flights.claim_one(run, |run| self.file.state_at(run));
-        let piece = claim.run();
-        let (outcome, own) = match claim {
-            Claim::Valid(_) => {
+        // The window may be a part of what the caller wants.
+        let is_all = job.wanted == [run];
+        let state_at = |run| self.file.state_at(run);
+        let fetch = match self.fetches.claim_one(run, is_all, state_at) {
+            Claim::Valid(piece) => {
                 step.passed(piece);
                 return Ok(());
             }
-            Claim::Lead(fetch) => {
-                let buf = sized(&mut step.buf, self.geometry.len_bytes(piece.blocks()))?;
-                let outcome = self.fetching.fetch(fetch, buf, job.ctx).await;
-                if matches!(outcome, Outcome::Published) {
-                    step.passed(piece);
-                    step.fetched_blocks = piece.blocks();
-                    unflushed.put_off(piece.blocks());
-                    let many = self.window_blocks.saturating_mul(FLUSH_WINDOWS);
-                    self.flushing.if_due(unflushed.due_at(many)).await?;
-                }
-                (Some(outcome), true)
-            }
+            Claim::Lead(fetch) => fetch,
             Claim::Follow(follow) => {
-                // The window may be a part of what the caller wants.
-                let own_failure = follow.shares_fate() && job.wanted == [piece];
                 self.file.counts().followed_runs.add(1);
-                (follow.outcome().await, own_failure)
+                match follow.outcome(state_at).await {
+                    Followed::Ended(
+                        _,
+                        Outcome::Failed(error) | Outcome::Unstored(Unstored { error, .. }),
+                    ) => return Err(error),
+                    // It may have been dropped again, and is looked at again when the walk is over.
+                    Followed::Ended(piece, Outcome::Published) | Followed::Valid(piece) => {
+                        step.passed(piece);
+                        return Ok(());
+                    }
+                    Followed::Lead(fetch) => fetch,
+                }
             }
         };
-        match outcome {
-            Some(Outcome::Failed(error) | Outcome::Unstored(error)) if own => Err(error),
-            // What another task has cached may have been dropped again, so it is looked at again in any case.
-            _ => Ok(()),
+        self.lead(fetch, job, unflushed, step).await
+    }
+
+    async fn lead(
+        &self,
+        fetch: Fetch<'_>,
+        job: Job<'_>,
+        unflushed: &Deferral<'_>,
+        step: &mut Step,
+    ) -> GibbloxResult<()> {
+        let piece = fetch.span();
+        let buf = sized(&mut step.buf, self.geometry.len_bytes(piece.blocks()))?;
+        match self.fetching.fetch(fetch, buf, job.ctx).await {
+            Fetched::Stored => {
+                step.passed(piece);
+                step.fetched_blocks = piece.blocks();
+                unflushed.put_off(piece.blocks());
+                let many = self.window_blocks.saturating_mul(FLUSH_WINDOWS);
+                self.flushing.if_due(unflushed.due_at(many)).await
+            }
+            // As if it had been stored and dropped: it is looked at again when the walk is over.
+            Fetched::Void => {
+                step.passed(piece);
+                Ok(())
+            }
+            Fetched::Unstored(error) | Fetched::Failed(error) => Err(error),
         }
     }
 }

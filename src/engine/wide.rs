@@ -12,7 +12,7 @@ use gibblox_core::{BlockReader, ReadContext};
 use tracing::{debug, trace};
 
 use crate::backend::CacheOps;
-use crate::flight::Fetch;
+use crate::fetch::Fetch;
 
 use super::fetching::Fetching;
 use super::memory::sized;

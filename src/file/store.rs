@@ -106,7 +106,7 @@ impl<C: CacheOps> CacheFile<C> {
         let mut bits = zeroed(usize::try_from(bytes).unwrap_or(usize::MAX), "bits")?;
         // A run of bytes here, not of blocks; there is at least one.
         let bytes = Run::block(first).until(first + bytes);
-        let _alone = self.bitmap_writers.alone(bytes).await;
+        let _alone = self.bitmap_writers.take_all(bytes).await;
         self.validity.encode(first, extra, &mut bits);
         let offset = self.layout.bitmap().start + first;
         let written = self.calls().write(offset, &bits).await;

@@ -34,6 +34,8 @@ mod fetch {
     mod cancel;
     /// One task leads, the others follow, and an error stays where it belongs.
     mod dedup;
+    /// A task that waits has a place in line, and no task that wants the same again and again keeps it from ending.
+    mod queue;
     /// Thousands of random interleavings agree with an oracle.
     mod schedules;
     /// The same holds on real threads.

@@ -295,7 +295,7 @@ fn dropping_a_large_device_costs_what_was_cached_of_it() {
 }
 
 #[test]
-fn what_was_asked_for_before_is_waited_for_and_not_kept() {
+fn what_was_asked_for_before_is_served_and_not_kept() {
     // A fetch of old bytes that is held at each of its calls in turn while its blocks are dropped.
     for immediate in [false, true] {
         for held_at in 0..5 {
@@ -334,18 +334,22 @@ fn old_fetch<C: CacheOps>(world: &World<C>, held_at: usize) -> bool {
 }
 
 #[test]
-fn a_fetch_that_outlives_its_reader_is_not_waited_for() {
+fn the_source_is_not_waited_for() {
     let world = plan().open();
     let mut poller = Poller::new();
     world.source.gate.shut();
     let old = poller.spawn(world.reading(2, 4));
     poller.run();
+    world.source.renew();
     let dropping = poller.spawn(world.clearing());
     poller.run();
-    assert!(!poller.is_done(dropping), "it waits for the fetch");
-    poller.cancel(old);
+    assert!(poller.is_done(dropping), "the fetch is void");
+    world.source.gate.open();
     poller.run();
-    assert!(poller.is_done(dropping));
+    let bytes = poller.take(old).unwrap();
+    let generations = world.source.generations(2, &bytes);
+    assert_eq!(generations, [0; 4], "it asked before");
+    world.assert_cached(None);
 }
 
 #[test]
@@ -407,17 +411,19 @@ fn a_dead_backend_is_an_error_and_nothing_is_served_from_it_all_the_same() {
 fn all_is_dropped_for_this_process_though_the_first_write_fails() {
     let world = outdated(FILES[0]);
     world.invalidate(5, 1).unwrap();
-    world.source.gate.shut();
+    world.backend.gate.shut();
     world.backend.fail_all(Op::Write);
     let mut poller = Poller::new();
     poller.spawn(world.reading(5, 1));
     poller.run();
+    // The fetch is being stored.
+    world.backend.gate.set(|_| Mode::Open);
     let mut poller_of_drop = Poller::new();
     let dropping = poller_of_drop.spawn(world.reader.clear());
     poller_of_drop.run();
     // The fetch is in between.
     world.assert_cached(Some(6..BLOCKS));
-    world.source.gate.open();
+    world.backend.gate.open();
     poller.run();
     poller_of_drop.run();
     poller_of_drop.take(dropping).unwrap_err();

@@ -23,20 +23,20 @@ fn state_at(run: Run) -> (State, Run) {
     )
 }
 
-fn claim(table: &FlightTable, wanted: Run) -> Claims<'_> {
+fn claim(table: &Fetches, wanted: Run) -> Divided<'_> {
     claim_by(table, wanted, &Plan::default(), state_at)
 }
 
 fn claim_by<'t>(
-    table: &'t FlightTable,
+    table: &'t Fetches,
     wanted: Run,
     plan: &Plan,
     state_at: impl Fn(Run) -> (State, Run),
-) -> Claims<'t> {
+) -> Divided<'t> {
     table.claim(core::iter::once(wanted), usize::MAX, plan, state_at)
 }
 
-fn kinds(claims: &Claims<'_>) -> Vec<(char, u64, u64)> {
+fn kinds(claims: &Divided<'_>) -> Vec<(char, u64, u64)> {
     claims
         .iter()
         .map(|claim| {
@@ -50,7 +50,7 @@ fn kinds(claims: &Claims<'_>) -> Vec<(char, u64, u64)> {
         .collect()
 }
 
-fn follows(claims: Claims<'_>) -> Vec<Follow> {
+fn follows(claims: Divided<'_>) -> Vec<Follow<'_>> {
     claims
         .into_iter()
         .filter_map(|claim| match claim {
@@ -62,7 +62,7 @@ fn follows(claims: Claims<'_>) -> Vec<Follow> {
 
 #[test]
 fn claims_cover_what_is_wanted_in_order() {
-    let table = FlightTable::default();
+    let table = Fetches::default();
     let first = claim(&table, run(2, 8));
     assert_eq!(kinds(&first), [('l', 2, 4), ('v', 4, 6), ('l', 6, 8)]);
     let second = claim(&table, run(0, 10));
@@ -82,20 +82,72 @@ fn claims_cover_what_is_wanted_in_order() {
     assert_eq!(table.in_flight(), 0);
 }
 
-#[test]
-fn a_dropped_leader_tells_its_followers_and_leaves() {
-    let table = FlightTable::default();
-    let lead = claim(&table, run(0, 2));
-    let mut followers = follows(claim(&table, run(0, 2)));
-    let mut outcome = core::pin::pin!(followers.remove(0).outcome());
-    assert!(outcome.as_mut().now_or_never().is_none(), "it waits");
-    drop(lead);
-    assert!(matches!(outcome.now_or_never(), Some(None)));
-    assert_eq!(kinds(&claim(&table, run(0, 2))), [('l', 0, 2)]);
+/// What the follow hears by now.
+fn heard(follow: Follow<'_>) -> Option<Followed<'_>> {
+    follow.outcome(state_at).now_or_never()
+}
+
+fn lead(mut claims: Divided<'_>) -> Fetch<'_> {
+    match claims.pop() {
+        Some(Claim::Lead(fetch)) if claims.is_empty() => fetch,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn an_error() -> GibbloxError {
+    GibbloxError::with_message(GibbloxErrorKind::Unsupported, "as it is")
 }
 
 #[test]
-fn the_leaders_error_is_that_of_who_wants_the_same_and_of_nobody_else() {
+fn a_dropped_leader_hands_its_run_to_the_follower_that_came_first() {
+    let table = Fetches::default();
+    let led = lead(claim(&table, run(0, 2)));
+    let mut followers = follows(claim(&table, run(0, 2)));
+    followers.extend(follows(claim(&table, run(0, 2))));
+    drop(led);
+    let again = claim(&table, run(0, 2));
+    assert_eq!(kinds(&again), [('f', 0, 2)], "who comes again is the last");
+    let second = followers.pop().expect("two");
+    let first = followers.pop().expect("two");
+    let Some(Followed::Lead(fetch)) = heard(first) else {
+        panic!("its turn");
+    };
+    assert_eq!((fetch.asked(), fetch.span()), (run(0, 2), run(0, 2)));
+    let mut second = core::pin::pin!(second.outcome(state_at));
+    assert!(second.as_mut().now_or_never().is_none(), "it waits");
+    drop(fetch);
+    assert!(matches!(second.now_or_never(), Some(Followed::Lead(_))));
+    // That one was dropped as well.
+    assert!(matches!(
+        heard(follows(again).remove(0)),
+        Some(Followed::Lead(_))
+    ));
+    assert_eq!(table.in_flight(), 0);
+}
+
+fn fail(claims: Divided<'_>) {
+    for claim in claims {
+        if let Claim::Lead(fetch) = claim {
+            fetch.failed(&an_error());
+        }
+    }
+}
+
+/// Whether the leader's error is the follower's, which leads itself where it is not.
+fn shares(follow: Follow<'_>) -> bool {
+    match heard(follow) {
+        Some(Followed::Ended(_, Outcome::Failed(error))) => {
+            assert_eq!(error.kind(), GibbloxErrorKind::Unsupported);
+            assert_eq!(error.message(), Some("as it is"));
+            true
+        }
+        Some(Followed::Lead(_)) => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_leaders_error_is_that_of_who_wants_the_same_and_the_others_lead() {
     // What the leader wants, what the follower wants, and which of its follows share the leader's fate.
     let cases: [(Run, Run, &[bool]); 6] = [
         (run(0, 4), run(0, 4), &[true]),
@@ -103,44 +155,154 @@ fn the_leaders_error_is_that_of_who_wants_the_same_and_of_nobody_else() {
         (run(0, 4), run(1, 2), &[false]),
         (run(0, 3), run(0, 4), &[false]),
         (run(0, 9), run(0, 9), &[true, true]),
-        // What is valid in between does not matter: nobody fetches it.
+        // What is valid in between does not matter: no task fetches it.
         (run(0, 9), run(0, 5), &[true]),
     ];
     for (leader, follower, expected) in cases {
-        let table = FlightTable::default();
+        let table = Fetches::default();
         let led = claim(&table, leader);
-        let shares: Vec<_> = follows(claim(&table, follower))
-            .iter()
-            .map(Follow::shares_fate)
-            .collect();
-        assert_eq!(shares, expected, "{leader:?} {follower:?}");
-        drop(led);
+        let followed = claim(&table, follower);
+        fail(led);
+        let shared: Vec<_> = follows(followed).into_iter().map(shares).collect();
+        assert_eq!(shared, expected, "{leader:?} {follower:?}");
+        assert_eq!(table.in_flight(), 0);
     }
     // Two leaders: the follower asks for more than each of them.
-    let table = FlightTable::default();
-    let led = (claim(&table, run(0, 2)), claim(&table, run(2, 4)));
-    let shares: Vec<_> = follows(claim(&table, run(0, 4)))
-        .iter()
-        .map(Follow::shares_fate)
-        .collect();
-    assert_eq!(shares, [false, false]);
-    drop(led);
+    let table = Fetches::default();
+    let led = [claim(&table, run(0, 2)), claim(&table, run(2, 4))];
+    let followed = claim(&table, run(0, 4));
+    led.into_iter().for_each(fail);
+    let shared: Vec<_> = follows(followed).into_iter().map(shares).collect();
+    assert_eq!(shared, [false, false]);
 }
 
 #[test]
-fn outcomes_reach_followers_as_they_are() {
-    let table = FlightTable::default();
-    let mut claims = claim(&table, run(0, 2));
-    let follow = follows(claim(&table, run(0, 2))).remove(0);
-    let Some(Claim::Lead(fetch)) = claims.pop() else {
-        panic!("nobody else leads");
+fn a_follower_that_moved_shares_the_fate_of_its_equal_only() {
+    // The first follower wants this, the second that; whether the second takes the error of the first.
+    for (first, second, expected) in [
+        (run(0, 4), run(0, 4), true),
+        (run(1, 3), run(1, 3), true),
+        (run(0, 4), run(1, 3), false),
+        // It wants more than the first has, and gets the rest at once where that comes first.
+        (run(1, 2), run(1, 3), false),
+    ] {
+        let table = Fetches::default();
+        let led = lead(claim(&table, run(0, 4)));
+        let first = follows(claim(&table, first)).remove(0);
+        let second = follows(claim(&table, second)).remove(0);
+        drop(led);
+        let Some(Followed::Lead(fetch)) = heard(first) else {
+            panic!("its turn");
+        };
+        fetch.failed(&an_error());
+        let shared = match heard(second) {
+            Some(Followed::Ended(_, Outcome::Failed(_))) => true,
+            Some(Followed::Lead(_)) => false,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(shared, expected);
+    }
+}
+
+#[test]
+fn a_task_that_wants_its_blocks_stored_takes_an_error_for_its_own_only_if_it_wants_nothing_more() {
+    for unstored in [false, true] {
+        for is_all in [false, true] {
+            let table = Fetches::default();
+            let led = lead(claim(&table, run(0, 4)));
+            let claim = table.claim_one(run(0, 4), is_all, state_at);
+            let Claim::Follow(follow) = claim else {
+                panic!("{claim:?}");
+            };
+            if unstored {
+                led.leads()
+                    .for_each(|lead| lead.unstored(&an_error(), b"abcd"));
+            } else {
+                led.failed(&an_error());
+            }
+            match heard(follow) {
+                Some(Followed::Ended(_, Outcome::Failed(_) | Outcome::Unstored(_))) => {
+                    assert!(is_all);
+                }
+                Some(Followed::Lead(_)) => assert!(!is_all),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn bytes_that_could_not_be_stored_are_shared() {
+    let table = Fetches::default();
+    let led = lead(claim(&table, run(0, 4)));
+    let all = follows(claim(&table, run(0, 4))).remove(0);
+    let part = follows(claim(&table, run(1, 2))).remove(0);
+    let gone = follows(claim(&table, run(1, 2)));
+    drop(gone);
+    led.leads()
+        .for_each(|lead| lead.unstored(&an_error(), b"abcd"));
+    for (follow, expected) in [(all, run(0, 4)), (part, run(1, 2))] {
+        match heard(follow) {
+            Some(Followed::Ended(part, Outcome::Unstored(unstored))) => {
+                assert_eq!((part, unstored.run), (expected, run(0, 4)));
+                assert_eq!(unstored.bytes.as_slice(), b"abcd");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(table.in_flight(), 0);
+}
+
+#[test]
+fn a_fetch_is_void_until_it_stores() {
+    let table = Fetches::default();
+    let led = lead(claim(&table, run(0, 4)));
+    let other = lead(claim(&table, run(6, 8)));
+    let before = follows(claim(&table, run(0, 2))).remove(0);
+    let inside = follows(claim(&table, run(1, 4))).remove(0);
+    let taken = table.take(run(2, 9)).now_or_never().expect("it is void");
+    assert_eq!(taken.run(), run(2, 9), "and so is the other");
+    assert!(other.leads().all(|lead| !lead.begin_store()));
+    // The first follower has what was not taken; the other waits for that, having come after it.
+    let Some(Followed::Lead(fetch)) = heard(before) else {
+        panic!("it is free");
     };
-    let error = GibbloxError::with_message(GibbloxErrorKind::Unsupported, "as it is");
-    fetch.finish(&Outcome::Failed(error));
-    match follow.outcome().now_or_never() {
-        Some(Some(Outcome::Failed(error))) => {
-            assert_eq!(error.kind(), GibbloxErrorKind::Unsupported);
-            assert_eq!(error.message(), Some("as it is"));
+    assert_eq!(fetch.span(), run(0, 2));
+    assert!(led.leads().all(|lead| !lead.begin_store()));
+    let mut inside = core::pin::pin!(inside.outcome(state_at));
+    assert!(inside.as_mut().now_or_never().is_none());
+    for lead in fetch.leads() {
+        assert!(lead.begin_store());
+        let mut more = core::pin::pin!(table.take(run(0, 4)));
+        assert!(more.as_mut().now_or_never().is_none(), "it is stored now");
+        lead.published();
+        let first = more.now_or_never().expect("its turn");
+        assert_eq!(first.run(), run(0, 2), "the rest is taken");
+    }
+    match inside.now_or_never() {
+        Some(Followed::Ended(part, Outcome::Published)) => assert_eq!(part, run(1, 2)),
+        other => panic!("{other:?}"),
+    }
+    drop(taken);
+    assert_eq!(table.in_flight(), 0);
+}
+
+#[test]
+fn who_is_handed_what_has_become_valid_does_not_fetch_it() {
+    let table = Fetches::default();
+    let led = lead(claim(&table, run(0, 4)));
+    let first = follows(claim(&table, run(0, 4))).remove(0);
+    let second = follows(claim(&table, run(2, 4))).remove(0);
+    drop(led);
+    // The file was opened meanwhile, say: 0 and 1 are missing, 2 and 3 valid.
+    let now = |run| state_of(0b1100, run);
+    match first.outcome(now).now_or_never() {
+        Some(Followed::Lead(fetch)) => {
+            assert_eq!(fetch.span(), run(0, 2));
+            match second.outcome(now).now_or_never() {
+                Some(Followed::Valid(valid)) => assert_eq!(valid, run(2, 4)),
+                other => panic!("{other:?}"),
+            }
         }
         other => panic!("{other:?}"),
     }
@@ -149,7 +311,7 @@ fn outcomes_reach_followers_as_they_are() {
 
 #[test]
 fn no_more_is_claimed_than_is_begun() {
-    let table = FlightTable::default();
+    let table = Fetches::default();
     for most in 1..4 {
         let claims = table.claim(
             [run(0, 1), run(2, 9)].into_iter(),
@@ -163,29 +325,13 @@ fn no_more_is_claimed_than_is_begun() {
 }
 
 #[test]
-fn only_one_is_alone() {
-    let table = FlightTable::default();
-    let first = table.alone(run(2, 4)).now_or_never().expect("nobody else");
-    let other = table.alone(run(4, 6)).now_or_never().expect("elsewhere");
-    let mut both = core::pin::pin!(table.alone(run(0, 9)));
-    assert!(both.as_mut().now_or_never().is_none());
-    assert_eq!(table.in_flight(), 2, "nothing is held while waiting");
-    drop(first);
-    assert!(both.as_mut().now_or_never().is_none());
-    drop(other);
-    assert_eq!(both.now_or_never().expect("all are gone").span(), run(0, 9));
-}
-
-#[test]
 fn followers_that_were_dropped_do_not_pile_up() {
-    let table = FlightTable::default();
+    let table = Fetches::default();
     let lead = claim(&table, run(0, 1));
     for _ in 0..10_000 {
         drop(claim(&table, run(0, 1)));
     }
-    let kept = table
-        .flights
-        .with(|flights| flights.sorted[0].followers.len());
+    let kept = table.claims.first_line_len();
     assert!(kept < 16, "{kept}");
     drop(lead);
 }
@@ -273,7 +419,7 @@ fn compare_with_naive(
     plan: &Plan,
     sums: &mut [u64; 3],
 ) {
-    let table = FlightTable::default();
+    let table = Fetches::default();
     let missing = |run| (State::Missing, run);
     let other_led = other.map(|other| claim_by(&table, other, &Plan::default(), missing));
     let claims = claim_by(&table, request, plan, |run| state_of(valid, run));
@@ -330,7 +476,7 @@ fn every_plan_for_every_request_over_every_cache_is_the_naive_one() {
 
 #[test]
 fn who_wants_some_of_what_is_fetched_unasked_follows() {
-    let table = FlightTable::default();
+    let table = Fetches::default();
     let plan = Plan {
         total_blocks: 100,
         around_blocks: 8,
@@ -350,18 +496,21 @@ fn who_wants_some_of_what_is_fetched_unasked_follows() {
     ];
     assert_eq!(kinds(&others), expected);
     drop(others);
+    drop(led);
     // The same request is not the same fetch; the same as the fetch is.
     for (wanted, shares) in [(run(9, 10), false), (run(8, 16), true)] {
+        let led = lead(claim_by(&table, run(9, 10), &plan, missing));
         let follow = follows(claim(&table, wanted)).remove(0);
-        assert_eq!(follow.shares_fate(), shares, "{wanted:?}");
+        led.failed(&an_error());
+        let shared = matches!(heard(follow), Some(Followed::Ended(..)));
+        assert_eq!(shared, shares, "{wanted:?}");
     }
-    drop(led);
     assert_eq!(table.in_flight(), 0);
 }
 
 #[test]
 fn runs_that_are_fetched_together_count_as_one_fetch() {
-    let table = FlightTable::default();
+    let table = Fetches::default();
     let plan = Plan {
         gap_blocks: 1,
         ..Plan::default()

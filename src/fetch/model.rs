@@ -7,7 +7,7 @@ use super::*;
 use crate::bitmap::Validity;
 
 struct Shared {
-    table: FlightTable,
+    table: Fetches,
     validity: Validity,
 }
 
@@ -15,7 +15,7 @@ fn shared() -> Arc<Shared> {
     let validity = Validity::new(4).expect("memory");
     let _ = validity.fill(Run::block(0)).expect("memory");
     Arc::new(Shared {
-        table: FlightTable::default(),
+        table: Fetches::default(),
         validity,
     })
 }
@@ -35,7 +35,7 @@ fn read(shared: &Shared, dropped: bool) -> bool {
             if !dropped {
                 let run = fetch.span();
                 shared.validity.fill(run).expect("memory").publish(run);
-                fetch.finish(&Outcome::Published);
+                fetch.leads().for_each(Lead::published);
             }
         }
     }
