@@ -5,14 +5,10 @@
 //! finds is gathered, so that a failure says how many of how many cases are wrong. The names that the crate gives to what
 //! a test asks for are in [`today`] alone.
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "what the tests that still fail use comes with the others of their family"
-)]
-
 /// A bypassed backend is asked at once where the source is out of reach.
 mod bypassed;
+/// A source that refuses long reads is read in pieces, side by side, and each is kept.
+mod caps;
 /// `Ok` of a flush is true whatever failed before, and whichever task flushed beside it.
 mod flushes;
 /// A disk that was full at the first start costs few calls and few warnings, and is bypassed.
@@ -24,6 +20,8 @@ mod limits;
 /// A backend that stored nothing does not serve zeros where blocks are compared.
 mod lying;
 mod medium;
+/// Caching ahead ends with `Ok` beside any number of invalidations.
+mod passes;
 /// A read that failed is not damage (I8).
 mod passing_fault;
 /// What was dropped stays dropped after a rebuild, and a rebuild that failed begins anew.
@@ -35,6 +33,8 @@ mod short_file;
 /// Steps that no other test missed when they were taken out.
 mod survivors;
 mod today;
+/// The next task of the same thread gets its turn.
+mod turns;
 
 use crate::support::backend::{Call, Fault, Op};
 use crate::support::files::{file_of_ours, file_of_published};

@@ -149,3 +149,93 @@ fn with_failed_flush(
 fn valid_blocks(reader: &OverMedium) -> Vec<u64> {
     reader.cached_runs().flatten().collect()
 }
+
+#[test]
+fn a_flush_after_one_that_failed_is_not_ok_unless_all_that_is_valid_is_durable() {
+    let mut findings = Findings::default();
+    for flush_every in [1, 2, 4, 9] {
+        for failed in 0..9 {
+            for ensure in [false, true] {
+                let (source, medium, reader, is_reached) =
+                    with_failed_flush(flush_every, failed, ensure);
+                if !is_reached {
+                    continue;
+                }
+                let valid = valid_blocks(&reader);
+                let flushed = finish(reader.flush_cache());
+                let found = fewest_found(&medium, &source, &valid);
+                findings.check(flushed.is_err() || found == valid.len(), || {
+                    format!(
+                        "a flush every {flush_every}, number {failed} failed, ensured {ensure}: {found} of {} durable, \
+                         flush_cache is Ok",
+                        valid.len()
+                    )
+                });
+            }
+        }
+    }
+    findings.end();
+}
+
+#[test]
+fn however_often_it_is_called_ok_of_a_flush_means_that_all_that_was_valid_is_durable() {
+    let mut findings = Findings::default();
+    for flush_every in [1, 2, 4, 9] {
+        for failed in 0..9 {
+            let (source, medium, reader, is_reached) = with_failed_flush(flush_every, failed, true);
+            if !is_reached {
+                continue;
+            }
+            let calls = Cell::new(0);
+            let valid = loop {
+                let valid = valid_blocks(&reader);
+                calls.set(calls.get() + 1);
+                if finish(reader.flush_cache()).is_ok() {
+                    break valid;
+                }
+                assert!(calls.get() < 4, "the medium is well");
+            };
+            let found = fewest_found(&medium, &source, &valid);
+            findings.check(found == valid.len(), || {
+                let calls = calls.get();
+                format!(
+                    "a flush every {flush_every}, number {failed} failed: {found} of {} durable after {calls} calls",
+                    valid.len()
+                )
+            });
+        }
+    }
+    findings.end();
+}
+
+#[test]
+fn without_comparing_what_was_cleared_does_not_come_back_with_its_old_bytes() {
+    let mut findings = Findings::default();
+    for verify in [VerifyPolicy::Never, VerifyPolicy::OnFirstRead] {
+        for fetched in 0..BLOCKS {
+            let source = Source::new(5, BLOCK, BLOCKS);
+            let disk = PowerCut::new(file_of_ours(&source, 0..BLOCKS));
+            let config = CacheConfig::new().with_verify(verify);
+            let opening = CachedBlockReader::open(Arc::clone(&source), Arc::clone(&disk), config);
+            let reader = finish(opening).expect("a well source");
+            source.renew();
+            finish(reader.clear()).expect("a well disk");
+            finish(read(&reader, fetched, 1)).expect("a well source");
+            let old = source.bytes_of(0, fetched, 1);
+            let mut images = 0;
+            let mut came_back = 0;
+            let cut = disk.cuts().pop().expect("the end");
+            let few_enough = cut.every_image(1 << 12, |image| {
+                images += 1;
+                let next = open_with(&source, &Backend::with_bytes(image.to_vec()), config);
+                let bytes = finish(read(&next, fetched, 1)).expect("a well source");
+                came_back += usize::from(bytes == old);
+            });
+            assert!(few_enough, "too many images");
+            findings.check(came_back == 0, || {
+                format!("{verify:?}, block {fetched}: old bytes in {came_back} of {images} images")
+            });
+        }
+    }
+    findings.end();
+}

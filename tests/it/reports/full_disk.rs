@@ -252,3 +252,23 @@ fn ten_thousand_cold_reads_over_a_disk_of_no_use_give_a_few_warnings() {
     }
     findings.end();
 }
+
+#[test]
+fn a_thousand_blocks_that_do_not_match_give_a_few_warnings() {
+    const BLOCKS: u64 = 1000;
+    let source = Source::new(1, 16, BLOCKS);
+    let file = crate::support::files::file_of_ours(&source, 0..BLOCKS);
+    let start = crate::support::files::Regions::of(&source).data;
+    let warnings = warnings_of(|| {
+        let mut file = file.clone();
+        for lba in 0..BLOCKS as usize {
+            file[start + 16 * lba] ^= 1;
+        }
+        let reader = open(&source, &Backend::with_bytes(file));
+        for lba in 0..BLOCKS {
+            let bytes = finish(read(&reader, lba, 1)).expect("a well source");
+            source.assert_bytes(lba, &bytes);
+        }
+    });
+    assert!((1..=20).contains(&warnings), "{warnings} warnings");
+}

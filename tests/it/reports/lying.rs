@@ -113,3 +113,8 @@ fn check(config: CacheConfig) {
 fn comparing_on_every_read_serves_right_bytes_whatever_writes_stored_nothing() {
     check(CacheConfig::new().with_verify(VerifyPolicy::OnEveryRead));
 }
+
+#[test]
+fn comparing_after_storing_serves_right_bytes_whatever_writes_stored_nothing() {
+    check(today::with_compared_after_storing(CacheConfig::new()));
+}

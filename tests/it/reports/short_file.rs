@@ -39,6 +39,32 @@ fn cuts() -> impl Iterator<Item = usize> {
 }
 
 #[test]
+fn offline_what_a_short_file_still_holds_is_served_whatever_the_medium_refuses() {
+    let mut findings = Findings::default();
+    for way in Way::all() {
+        for (refused, refuses) in REFUSALS {
+            for cut in cuts() {
+                let source = Source::new(4, BLOCK, BLOCKS);
+                let (file, whole) = cut_file(&way, &source, cut);
+                let backend = Backend::with_bytes(file.clone());
+                backend.fail(move |call| refuses(call).then_some(Fault::Error));
+                cut_off(&source);
+                let opened = way.open(&source, &backend);
+                let is_open = opened.is_ok();
+                let now = opened.map_or(0, |reader| served(&reader, &source, 0..BLOCKS));
+                findings.check(now == whole && (is_open || whole == 0), || {
+                    format!("{way:?}, {refused} refused, {cut} bytes cut off: opened {is_open}, {now} of {whole} served")
+                });
+                if refused == "all but reads" {
+                    assert_eq!(backend.bytes(), file, "it cannot be written");
+                }
+            }
+        }
+    }
+    findings.end();
+}
+
+#[test]
 fn online_only_what_a_short_file_lacks_is_fetched_whatever_the_medium_refuses() {
     let mut findings = Findings::default();
     for way in Way::all() {
