@@ -52,7 +52,11 @@ fn offline_what_a_short_file_still_holds_is_served_whatever_the_medium_refuses()
                 let opened = way.open(&source, &backend);
                 let is_open = opened.is_ok();
                 let now = opened.map_or(0, |reader| served(&reader, &source, 0..BLOCKS));
-                findings.check(now == whole && (is_open || whole == 0), || {
+                // Nothing protects the number of blocks in a file of 0.0.1, so without its source only a length that fits
+                // vouches for it.
+                let is_refused = way.file == "0.0.1" && cut > 0 && !is_open;
+                let is_served = now == whole && (is_open || whole == 0);
+                findings.check(is_served || is_refused, || {
                     format!("{way:?}, {refused} refused, {cut} bytes cut off: opened {is_open}, {now} of {whole} served")
                 });
                 if refused == "all but reads" {
