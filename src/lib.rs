@@ -112,7 +112,9 @@ mod stats;
 mod sync;
 mod warm;
 
-pub use backend::{CacheOps, MemoryCacheOps};
+pub use backend::{CacheOps, LockMode, LockOutcome, MemoryCacheOps, Tenants};
+#[cfg(all(feature = "std", any(unix, windows)))]
+pub use backend::{FileCacheOps, FileCacheOptions};
 pub use config::wider::WiderFetches;
 pub use config::{BypassPolicy, CacheConfig, OfflinePolicy, VerifyPolicy};
 pub use file::{CacheFileInfo, HeaderDamage, Inspection, inspect};
