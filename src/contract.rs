@@ -98,7 +98,7 @@
 //! # }
 //! ```
 //!
-//! A backend in a file, which takes more thought, is `examples/remote_image/file_cache.rs` in the repository.
+//! A backend in a file, which takes more thought, is `src/backend/file.rs` in the repository.
 //!
 //! # What the suite cannot see
 //!

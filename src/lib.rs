@@ -80,7 +80,8 @@
 //!
 //! # Features
 //!
-//! - `std` (default): locks of the operating system instead of spinning ones. Nothing else changes.
+//! - `std` (default): `FileCacheOps` on Unix and Windows, locks of the operating system instead of spinning ones, and
+//!   errors that are [`std::error::Error`].
 //! - `serde`: `Serialize` for the snapshots of counters and progress; always there on wasm32.
 
 #![no_std]

@@ -308,6 +308,7 @@ impl Array {
     /// Fills `out` from `offset` on. Returns less than its length only where the file ends.
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<usize> {
         let file = self.file();
+        check_offset(offset, out.len())?;
         let mut done = 0;
         while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
             match system::read_some(file, offset.saturating_add(done as u64), rest) {
@@ -350,7 +351,20 @@ impl Array {
     }
 }
 
+/// No system has files that end past 2^63, and Windows appends where the offset is 2^64 - 1.
+fn check_offset(offset: u64, len: usize) -> io::Result<()> {
+    let end = offset.checked_add(len as u64);
+    if end.is_some_and(|end| i64::try_from(end).is_ok()) {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        ErrorKind::InvalidInput,
+        "it would end past 2^63",
+    ))
+}
+
 fn write_all(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
+    check_offset(offset, data.len())?;
     let mut done = 0;
     while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
         match system::write_some(file, offset.saturating_add(done as u64), rest) {

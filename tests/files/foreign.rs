@@ -37,6 +37,26 @@ fn images_that_begin_with_zeros_are_left_alone() {
     refuses(&path, &image(&[0x55, 0xAA], 510));
 }
 
+#[cfg(unix)]
+#[test]
+fn an_image_that_mkfs_made_is_left_alone() {
+    let folder = Folder::new();
+    let path = folder.join("ext4.img");
+    fs::File::create(&path)
+        .and_then(|file| file.set_len(4 << 20))
+        .expect("created");
+    let made = std::process::Command::new("mkfs.ext4")
+        .arg("-q")
+        .arg(&path)
+        .status();
+    if !made.is_ok_and(|status| status.success()) {
+        println!("skipped: there is no mkfs.ext4 here");
+        return;
+    }
+    let image = fs::read(&path).expect("read");
+    refuses(&path, &image);
+}
+
 #[test]
 fn a_blank_disk_is_left_alone_with_its_length() {
     let folder = Folder::new();

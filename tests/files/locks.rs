@@ -3,6 +3,7 @@
 use crate::support::child::Child;
 use crate::support::{Folder, finish};
 use gibblox_cache::{CacheOps, FileCacheOps, LockMode, LockOutcome};
+#[cfg(unix)]
 use std::fs;
 
 fn lock(file: &FileCacheOps, mode: LockMode) -> LockOutcome {
