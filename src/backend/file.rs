@@ -326,15 +326,19 @@ impl Array {
         write_all(self.file(), offset, data)
     }
 
-    fn lock(&self, mode: LockMode) -> LockOutcome {
+    /// What the lock came to, and whether a file was begun, which is to be made durable.
+    fn lock(&self, mode: LockMode) -> (LockOutcome, bool) {
         let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = lock.take(self, mode);
         let resets = mode == LockMode::Sole && outcome != LockOutcome::Refused && !self.read_only;
-        if resets && place::prepare_rebuild(self.file()).is_err() {
-            lock.release(self);
-            return LockOutcome::Refused;
+        if !resets {
+            return (outcome, false);
         }
-        outcome
+        let Ok(begun) = place::prepare_rebuild(self.file()) else {
+            lock.release(self);
+            return (LockOutcome::Refused, false);
+        };
+        (outcome, begun)
     }
 
     fn unlock(&self) {
@@ -453,7 +457,12 @@ impl CacheOps for FileCacheOps {
     }
 
     async fn lock(&self, mode: LockMode) -> LockOutcome {
-        self.array.lock(mode)
+        let (outcome, begun) = self.array.lock(mode);
+        if begun {
+            // Before the length grows: a loss of power must not leave zeros only, which could be a disk's.
+            let _ = self.flush().await;
+        }
+        outcome
     }
 
     async fn renew(&self) -> GibbloxResult<bool> {

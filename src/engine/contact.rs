@@ -24,7 +24,7 @@ use crate::bitmap::State;
 use crate::file::CacheFile;
 use crate::flight::{Claim, FlightTable, Outcome};
 use crate::geometry::Geometry;
-use crate::identity::cached_reader_identity_string;
+use crate::identity::checked_reader_identity_string;
 use crate::run::Run;
 
 /// Whether the source has said that it is the one of the file.
@@ -115,7 +115,7 @@ where
         )))
     } else if source.block_size() != geometry.block_size() {
         Err(changed("it has another block size"))
-    } else if !file.is_of(&cached_reader_identity_string(source)) {
+    } else if !file.is_of(&checked_reader_identity_string(source)?) {
         Err(changed("it has another identity"))
     } else {
         Ok(())

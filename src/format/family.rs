@@ -10,10 +10,10 @@
 //! writes the new header, which has the same eight. A new file has nothing to leave there. So before it is built the
 //! backend writes [`BEGUN`], a header that claims nothing and carries them.
 
-use super::header::{MAGIC, UNREADABLE};
+use super::header::{BEGUN_BYTES, MAGIC, UNREADABLE};
 
 /// How much of a file [`is_of_this_family`] looks at.
-pub(crate) const LOOK_BYTES: usize = 36;
+pub(crate) const LOOK_BYTES: usize = BEGUN_BYTES as usize;
 
 /// What every identity begins with.
 const IDENTITY: [u8; 8] = *b"cached:(";
@@ -44,7 +44,8 @@ pub(crate) fn is_of_this_family(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::header::{Checksums, Header};
+    use crate::format::checksum::Checksums;
+    use crate::format::header::Header;
     use crate::geometry::Geometry;
     use alloc::vec;
     use alloc::vec::Vec;

@@ -80,6 +80,20 @@ fn text_is_left_alone() {
 }
 
 #[test]
+fn a_file_that_becomes_another_one_while_it_is_open_is_left_alone() {
+    let folder = Folder::new();
+    let path = folder.join("cache");
+    let file = FileCacheOps::open(&path).expect("a new file");
+    let image = vec![9; 10_000];
+    fs::write(&path, &image).expect("written");
+    let reader = CachedBlockReader::new(Source::new("a", 1), file);
+    let reader = finish(reader).expect("a healthy source opens");
+    finish(reader.ensure_cached(0, 1, gibblox_core::ReadContext::FOREGROUND))
+        .expect_err("no cache");
+    assert!(fs::read(&path).expect("read") == image);
+}
+
+#[test]
 fn an_empty_file_and_every_step_of_a_rebuild_are_taken() {
     let folder = Folder::new();
     let path = folder.join("cache");

@@ -7,5 +7,6 @@ mod foreign;
 #[cfg(unix)]
 mod full;
 mod locks;
+mod owners;
 mod support;
 mod zeros;

@@ -3,6 +3,7 @@
 pub(crate) mod child;
 
 use async_trait::async_trait;
+use gibblox_cache::{CacheOps, CachedBlockReader};
 use gibblox_core::{BlockReader, GibbloxResult, ReadContext};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -62,6 +63,19 @@ pub(crate) fn finish<F: Future>(future: F) -> F::Output {
             Poll::Pending => thread::park(),
         }
     }
+}
+
+/// Reads a block, whose bytes are all the same, and returns that.
+pub(crate) fn read_byte<S, C>(reader: &CachedBlockReader<S, C>, lba: u64) -> u8
+where
+    S: BlockReader,
+    C: CacheOps,
+{
+    let mut buf = [0; BLOCK as usize];
+    let read = reader.read_blocks(lba, &mut buf, ReadContext::FOREGROUND);
+    finish(read).expect("a healthy source is read");
+    assert!(buf.iter().all(|byte| *byte == buf[0]), "a mixed block");
+    buf[0]
 }
 
 /// A source whose every byte is `value`.

@@ -122,14 +122,11 @@ pub(super) fn check(file: &File) -> io::Result<()> {
 }
 
 /// Looks at a file that is about to be overwritten: an error unless it is still a cache file or empty. An empty one gets
-/// the bytes by which a rebuild that is interrupted is known as such.
-pub(super) fn prepare_rebuild(file: &File) -> io::Result<()> {
+/// the bytes by which a rebuild that is interrupted is known as such. Whether it did.
+pub(super) fn prepare_rebuild(file: &File) -> io::Result<bool> {
     check(file)?;
-    if file.metadata()?.len() == 0 {
-        // Where this fails the rebuild will, too, and says so.
-        let _ = write_all(file, 0, &BEGUN);
-    }
-    Ok(())
+    // Where writing fails the rebuild will fail, too, and says so.
+    Ok(file.metadata()?.len() == 0 && write_all(file, 0, &BEGUN).is_ok())
 }
 
 fn invalid(message: &'static str) -> io::Error {

@@ -1,7 +1,8 @@
 //! Another process: this test binary once more, which does what a line on its input says and answers in a line.
 
-use crate::support::finish;
-use gibblox_cache::{CacheOps, FileCacheOps, LockMode};
+use crate::support::{BLOCKS, Source, finish, read_byte};
+use gibblox_cache::{CacheOps, CachedBlockReader, FileCacheOps, LockMode};
+use gibblox_core::ReadContext;
 use std::env;
 use std::io::{BufRead, BufReader, Lines, Write, stdin, stdout};
 use std::path::Path;
@@ -81,7 +82,7 @@ fn obeys() {
     if env::var_os(OBEY).is_none() {
         return;
     }
-    let mut open = None;
+    let mut open = Open::default();
     for line in stdin().lines() {
         let line = line.expect("text");
         let (order, rest) = line.split_once(' ').unwrap_or((&line, ""));
@@ -91,37 +92,77 @@ fn obeys() {
     }
 }
 
-fn obey(open: &mut Option<Arc<FileCacheOps>>, order: &str, rest: &str) -> String {
-    if order == "open" {
-        return match FileCacheOps::open(rest) {
+#[derive(Default)]
+struct Open {
+    file: Option<Arc<FileCacheOps>>,
+    reader: Option<(
+        Arc<Source>,
+        CachedBlockReader<Arc<Source>, Arc<FileCacheOps>>,
+    )>,
+}
+
+fn obey(open: &mut Open, order: &str, rest: &str) -> String {
+    match (order, &open.file, &open.reader) {
+        ("open", ..) => match FileCacheOps::open(rest) {
             Ok(file) => {
-                *open = Some(Arc::new(file));
+                open.file = Some(Arc::new(file));
                 "opened".into()
             }
             Err(error) => error.to_string(),
-        };
-    }
-    let Some(file) = open else {
-        return "nothing is open".into();
-    };
-    match order {
-        "shared" => format!("{:?}", finish(file.lock(LockMode::Shared))),
-        "sole" => format!("{:?}", finish(file.lock(LockMode::Sole))),
-        "renew" if rest == "again and again" => {
-            println!("{ANSWER}true");
-            while finish(file.renew()).expect("renews") {}
-            "refused".into()
+        },
+        ("close", ..) => {
+            *open = Open::default();
+            "closed".into()
         }
-        "renew" => format!("{:?}", finish(file.renew()).expect("renews")),
-        "write" => format!("{:?}", finish(file.write_at(0, rest.as_bytes()))),
-        "read" => {
+        // The identity, whose first letter is also what every byte is.
+        ("reader", Some(file), _) => {
+            let source = Source::new(rest, rest.as_bytes()[0]);
+            let reader = CachedBlockReader::new(source.clone(), file.clone());
+            let reader = finish(reader).expect("a healthy source opens");
+            let health = format!("{:?}", reader.state());
+            open.reader = Some((source, reader));
+            health
+        }
+        ("shared", Some(file), _) => format!("{:?}", finish(file.lock(LockMode::Shared))),
+        ("sole", Some(file), _) => format!("{:?}", finish(file.lock(LockMode::Sole))),
+        ("renew", Some(file), _) => {
+            if rest == "again and again" {
+                println!("{ANSWER}true");
+                while finish(file.renew()).expect("renews") {}
+            }
+            format!("{:?}", finish(file.renew()).expect("renews"))
+        }
+        ("write", Some(file), _) => format!("{:?}", finish(file.write_at(0, rest.as_bytes()))),
+        ("read", Some(file), _) => {
             let mut bytes = [0; 32];
             let got = finish(file.read_at(0, &mut bytes)).expect("reads");
             String::from_utf8_lossy(&bytes[..got]).into_owned()
         }
-        "close" => {
-            *open = None;
-            "closed".into()
+        ("get", _, Some((_, reader))) => {
+            let lba = rest.parse().expect("a block");
+            char::from(read_byte(reader, lba)).into()
+        }
+        ("fetched", _, Some((source, _))) => source.fetched_blocks().to_string(),
+        ("warm", _, Some((_, reader))) => {
+            let (start, end) = rest.split_once(' ').unwrap_or(("0", ""));
+            let start: u64 = start.parse().expect("a block");
+            let end = end.parse().unwrap_or(BLOCKS);
+            let warm = reader.ensure_cached(start, end - start, ReadContext::FOREGROUND);
+            finish(warm).map_or_else(|error| error.to_string(), |()| "warm".into())
+        }
+        // Until it is killed.
+        ("churn", Some(file), _) => {
+            println!("{ANSWER}begun");
+            loop {
+                for identity in ["x", "y"] {
+                    let source = Source::new(identity, identity.as_bytes()[0]);
+                    let reader = finish(CachedBlockReader::new(source, file.clone()));
+                    let reader = reader.expect("a healthy source opens");
+                    for lba in 0..BLOCKS {
+                        assert_eq!(read_byte(&reader, lba), identity.as_bytes()[0]);
+                    }
+                }
+            }
         }
         _ => "what?".into(),
     }
