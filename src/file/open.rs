@@ -207,7 +207,9 @@ impl<C: CacheOps> CacheFile<C> {
         let is_new = match why {
             Found::Nothing(Reason::Empty) => true,
             // As good as empty: a new file that was begun, and nothing after that.
-            Found::Nothing(Reason::Blank) => calls.read_some(BEGUN_BYTES, &mut [0]).await? == 0,
+            Found::Nothing(Reason::Blank) => {
+                calls.read_some(BEGUN_BYTES as u64, &mut [0]).await? == 0
+            }
             _ => false,
         };
         if !is_new {

@@ -13,7 +13,7 @@
 use super::header::{BEGUN_BYTES, MAGIC, UNREADABLE};
 
 /// How much of a file [`is_of_this_family`] looks at.
-pub(crate) const LOOK_BYTES: usize = BEGUN_BYTES as usize;
+pub(crate) const LOOK_BYTES: usize = BEGUN_BYTES;
 
 /// What every identity begins with.
 const IDENTITY: [u8; 8] = *b"cached:(";

@@ -236,10 +236,7 @@ impl Rng {
 }
 
 /// Opens, reads, warms, flushes and drops readers of three identities at random, each on one of `arrays`.
-fn in_any_order<C: CacheOps>(seed: u64, arrays: &[C], steps: u32)
-where
-    C: Clone,
-{
+fn in_any_order<C: CacheOps + Clone>(seed: u64, arrays: &[C], steps: u32) {
     let mut rng = Rng(seed);
     let mut readers: Vec<Option<(u8, Reader<C>)>> = (0..4).map(|_| None).collect();
     let mut used = 0;

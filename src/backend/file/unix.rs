@@ -134,23 +134,21 @@ impl Lock {
     pub(super) fn take(&mut self, array: &Array, mode: LockMode) -> LockOutcome {
         for _ in 0..TRIES {
             let outcome = try_flock(array.file(), mode);
-            match is_named(array.file(), &array.path) {
-                Ok(true) => {}
-                Ok(false) if outcome != LockOutcome::Unknown => {
-                    self.release(array);
-                    if Self::adopt(array).is_ok_and(|adopted| adopted) {
-                        continue;
-                    }
-                    return LockOutcome::Refused;
+            // A file that cannot be looked for, or that was deleted where there are no locks, is as good as any.
+            let lost_name = is_named(array.file(), &array.path).is_ok_and(|is_named| !is_named);
+            if lost_name && outcome != LockOutcome::Unknown {
+                self.release(array);
+                if Self::adopt(array).is_ok_and(|adopted| adopted) {
+                    continue;
                 }
-                // A file that was deleted from a directory that cannot be written is as good as any.
-                Ok(false) | Err(_) => {}
+                return LockOutcome::Refused;
             }
             return outcome;
         }
         LockOutcome::Refused
     }
 
+    #[expect(clippy::unused_self, reason = "on other systems the lock is an object")]
     pub(super) fn release(&mut self, array: &Array) {
         unlock(array.file());
         give_up_unused(array);

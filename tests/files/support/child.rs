@@ -92,13 +92,12 @@ fn obeys() {
     }
 }
 
+type Reader = CachedBlockReader<Arc<Source>, Arc<FileCacheOps>>;
+
 #[derive(Default)]
 struct Open {
     file: Option<Arc<FileCacheOps>>,
-    reader: Option<(
-        Arc<Source>,
-        CachedBlockReader<Arc<Source>, Arc<FileCacheOps>>,
-    )>,
+    reader: Option<(Arc<Source>, Reader)>,
 }
 
 fn obey(open: &mut Open, order: &str, rest: &str) -> String {
