@@ -151,7 +151,8 @@ pub trait CacheOps: Send + Sync {
     /// the default, where that cannot be had.
     ///
     /// After `true` the object is over another array, maybe one that another process has just put in place, and the
-    /// caller begins with [`lock`](Self::lock) again. After `false` or an error it is over the same one.
+    /// caller begins with [`lock`](Self::lock) again. After `false` or an error it is over the same one; an error may be
+    /// gone at the next call.
     ///
     /// Called only while the array has no tenant beside the caller.
     async fn renew(&self) -> GibbloxResult<bool> {

@@ -115,6 +115,11 @@ impl Tenants {
         self.0.held.with(|held| held.tenants == 0)
     }
 
+    /// Whether `other` is the same register.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Makes a reader of the identity `who` a tenant; nothing where the tenants have another one.
     ///
     /// `who` says all that decides what a file on the array looks like, so the geometry too.

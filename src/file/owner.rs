@@ -28,7 +28,7 @@
 //!
 //! # What was not done
 //!
-//! Waiting for a lock: it takes a thread or a timer. Asking before each write whether the file is still there: a lock that
+//! Waiting for a lock for long: it takes a thread or a timer. Asking before each write whether the file is still there: a lock that
 //! is kept answers that once.
 
 use alloc::boxed::Box;
@@ -43,7 +43,7 @@ use tracing::{debug, warn};
 use crate::backend::{CacheOps, LockMode, LockOutcome, Tenant};
 use crate::bitmap::Validity;
 use crate::error::{busy, not_open, read_only, taken};
-use crate::format::header::Header;
+use crate::format::header::{Header, Reason};
 use crate::port::{Calls, ReadPieces};
 use crate::run::Run;
 use crate::sync::{AtomicBool, Ordering};
@@ -119,7 +119,7 @@ impl<C: CacheOps> CacheFile<C> {
             };
             let is_first = tenant.as_ref().is_none_or(Tenant::is_alone);
             let outcome = if is_first {
-                self.open_first(calls, header, otherwise).await
+                self.open_first(calls, header, otherwise, waits).await
             } else {
                 self.open_beside(calls, header).await
             };
@@ -171,8 +171,10 @@ impl<C: CacheOps> CacheFile<C> {
         calls: &Calls<'_, C, Validity>,
         header: Header<'_>,
         otherwise: Otherwise,
+        waits: Waits,
     ) -> GibbloxResult<Outcome> {
         let may_rebuild = otherwise == Otherwise::Rebuild && !self.port.is_read_only();
+        let mut outcome = Outcome::NotNow;
         for _ in 0..TRIES {
             match self.port.lock(LockMode::Sole).await {
                 LockOutcome::Unknown => {
@@ -202,24 +204,28 @@ impl<C: CacheOps> CacheFile<C> {
                                 return self.load(calls, checksums).await.map(Outcome::Open);
                             }
                             _ if !may_rebuild => return Ok(Outcome::NotNow),
-                            Found::Other => {
-                                let renewed = self.port.renew().await;
-                                if let Err(error) = &renewed {
-                                    debug!(%error, "there is no fresh array to be had");
-                                }
-                                if !renewed.unwrap_or(false) {
-                                    return Ok(Outcome::Taken);
-                                }
-                            }
                             // It is being built, and the next look finds whose it is.
-                            Found::Nothing(_) => {}
+                            Found::Nothing(Reason::Empty | Reason::Blank | Reason::Truncated) => {}
+                            Found::Other | Found::Nothing(_) => match self.port.renew().await {
+                                Ok(true) => {}
+                                Ok(false) => return Ok(Outcome::Taken),
+                                Err(error) => {
+                                    debug!(%error, "there is no fresh array to be had");
+                                    outcome = Outcome::Taken;
+                                }
+                            },
                         }
                     }
                 }
             }
+            match waits {
+                // The other process flushes what it builds. A flush of the same file here ends at about that time.
+                Waits::Yes => drop(calls.flush().await),
+                Waits::No => {}
+            }
             yield_once().await;
         }
-        Ok(Outcome::NotNow)
+        Ok(outcome)
     }
 
     /// Opens without asking for a lock.

@@ -170,12 +170,19 @@ impl Lock {
         let (parent, name) = place::parts(&array.path)?;
         let directory = File::open(parent)?;
         // Without a lock on the directory two processes would each renew what the other one has renewed.
-        if try_flock(&directory, LockMode::Sole) != LockOutcome::Granted {
-            return Ok(false);
+        match try_flock(&directory, LockMode::Sole) {
+            LockOutcome::Granted => {}
+            // For some system calls.
+            LockOutcome::Refused => return Err(ErrorKind::WouldBlock.into()),
+            LockOutcome::Unknown => return Ok(false),
         }
         if !is_named(array.file(), &array.path)? {
             self.release(array);
             return Self::adopt(array);
+        }
+        if place::check(array.file()).is_err() {
+            // It would take the name away from something that is no cache.
+            return Ok(false);
         }
         let fresh_path = parent.join(fresh_name(name));
         remove_stale(&fresh_path)?;

@@ -127,7 +127,7 @@ fn obey(open: &mut Open, order: &str, rest: &str) -> String {
         ("renew", Some(file), _) => {
             if rest == "again and again" {
                 println!("{ANSWER}true");
-                while finish(file.renew()).expect("renews") {}
+                while finish(file.renew()).is_ok() {}
             }
             format!("{:?}", finish(file.renew()).expect("renews"))
         }
