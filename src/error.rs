@@ -40,6 +40,24 @@ pub(crate) fn not_open() -> GibbloxError {
     io("the cache file could not be opened yet")
 }
 
+/// Another reader has the array, and there is no other one to be had.
+#[cold]
+pub(crate) fn taken() -> GibbloxError {
+    io("another reader uses the cache for another source")
+}
+
+/// Another process is building the file, or has it locked for a moment.
+#[cold]
+pub(crate) fn busy() -> GibbloxError {
+    io("the cache file is being opened by another reader")
+}
+
+/// Nothing can be written to the backend.
+#[cold]
+pub(crate) fn read_only() -> GibbloxError {
+    io("the cache backend is read-only")
+}
+
 /// No call is made to the backend.
 #[cold]
 pub(crate) fn bypassed() -> GibbloxError {

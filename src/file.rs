@@ -13,6 +13,7 @@
 //! | part | what it does |
 //! |---|---|
 //! | [`open`] | finds or rebuilds the file |
+//! | [`owner`] | says whether it may |
 //! | [`read`] | reads blocks and compares them |
 //! | [`store`] | writes blocks and their bits |
 //! | [`erase`] | makes what was dropped stay dropped |
@@ -33,6 +34,7 @@
 mod erase;
 mod inspect;
 mod open;
+mod owner;
 mod read;
 mod retry;
 mod store;
@@ -60,6 +62,7 @@ use crate::run::Run;
 use crate::stats::{CacheState, Counts};
 use crate::sync::{AtomicUsize, Lock, Ordering};
 
+use owner::Owner;
 use retry::Retry;
 
 pub(crate) use crate::bitmap::Flaw;
@@ -82,6 +85,7 @@ pub(crate) struct CacheFile<C> {
     state: AtomicUsize,
     /// Held while the file is opened, so that it is opened once.
     opening: async_lock::Mutex<()>,
+    owner: Owner,
     /// When a read tries next to open the file.
     retry: Lock<Retry>,
     /// Blocks whose bits may have gone wrong in the file: a write of them, or of their neighbours, failed.
@@ -117,6 +121,9 @@ impl<C> CacheFile<C> {
         if self.port.is_bypassed() {
             CacheState::Bypassed
         } else if self.state.load(Ordering::Acquire) == CLOSED {
+            if self.owner.is_refused() {
+                return CacheState::Taken;
+            }
             CacheState::NotOpen
         } else if self.port.is_failing() {
             CacheState::Failing
@@ -160,6 +167,7 @@ impl<C: CacheOps> CacheFile<C> {
             verify,
             state: AtomicUsize::new(CLOSED),
             opening: async_lock::Mutex::new(()),
+            owner: Owner::default(),
             retry: Lock::default(),
             torn_bits: Lock::default(),
             bitmap_writers: Claims::default(),

@@ -37,33 +37,23 @@
 //! # }
 //! ```
 //!
-//! In a file, the backend is brought along. `examples/remote_image/file_cache.rs` of the repository is one, to be
-//! copied into a program; its head explains each decision. `StdCacheOps` of `gibblox-cache-store-std` 0.0.1 is another,
-//! which needs the `[patch.crates-io]` that `README.md` shows.
+//! In a file, with [`FileCacheOps`](crate::FileCacheOps) (feature `std`, on Unix and Windows). In a directory, the file
+//! is named by the identity of the source; [`FileCacheOps::open`](crate::FileCacheOps::open) takes a path.
 //!
 //! ```
 //! # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
 //! # use image::Image;
-//! #[path = "../examples/remote_image/file_cache.rs"]
-//! mod file_cache;
-//!
-//! use file_cache::FileCache;
-//! use gibblox_cache::{CacheConfig, CachedBlockReader, derive_cached_reader_identity_id};
+//! use gibblox_cache::{CachedBlockReader, FileCacheOps};
 //! use gibblox_core::{BlockReader, ReadContext};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> gibblox_core::GibbloxResult<()> {
-//! # let directory = tempfile::tempdir().expect("a directory");
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
 //! # let directory = directory.path();
-//! # let failed = |error: std::io::Error| gibblox_core::GibbloxError::with_message(
-//! #     gibblox_core::GibbloxErrorKind::Io,
-//! #     error.to_string(),
-//! # );
 //! for start in 0..2 {
 //!     # let source = Image::new(4096, 1000);
-//!     let id = derive_cached_reader_identity_id(&source, source.total_blocks().await?);
-//!     let backend = FileCache::open(&directory.join(format!("{id:08x}.cache"))).map_err(failed)?;
-//!     let reader = CachedBlockReader::open(source, backend, CacheConfig::new()).await?;
+//!     let cache = FileCacheOps::open_in(directory, &source)?;
+//!     let reader = CachedBlockReader::new(source, cache).await?;
 //!
 //!     let mut buf = vec![0; 8 * 4096];
 //!     reader.read_blocks(0, &mut buf, ReadContext::FOREGROUND).await?;
@@ -76,8 +66,8 @@
 //!
 //! [`new`](crate::CachedBlockReader::new) takes the defaults, [`open`](crate::CachedBlockReader::open) a
 //! [`CacheConfig`]. Whatever lies on the backend is safe to open: the file of this source is used, anything else is
-//! overwritten with an empty cache, so point it at no file that is precious. A backend that fails does not make opening
-//! fail.
+//! overwritten with an empty cache. (`FileCacheOps` refuses files that are no cache files before a reader sees them.) A
+//! backend that fails does not make opening fail.
 //!
 //! Nothing has to be closed. [`flush_cache`](crate::CachedBlockReader::flush_cache) is for the loss of power, not for a
 //! clean exit or a killed process.

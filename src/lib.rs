@@ -83,7 +83,8 @@
 //!
 //! # Features
 //!
-//! - `std` (default): locks of the operating system instead of spinning ones. Nothing else changes.
+//! - `std` (default): `FileCacheOps` on Unix and Windows, locks of the operating system instead of spinning ones, and
+//!   errors that are [`std::error::Error`].
 //! - `serde`: `Serialize` for the snapshots of counters and progress; always there on wasm32.
 
 #![no_std]
@@ -117,7 +118,9 @@ mod sync;
 mod turn;
 mod warm;
 
-pub use backend::{CacheOps, MemoryCacheOps};
+pub use backend::{CacheOps, LockMode, LockOutcome, MemoryCacheOps, Tenants};
+#[cfg(all(feature = "std", any(unix, windows)))]
+pub use backend::{FileCacheOps, FileCacheOptions};
 pub use config::wider::WiderFetches;
 pub use config::{BypassPolicy, CacheConfig, OfflinePolicy, VerifyPolicy};
 pub use file::{CacheFileInfo, HeaderDamage, Inspection, inspect};

@@ -22,7 +22,7 @@ use crate::backend::CacheOps;
 use crate::claims::{Claims, Ended};
 use crate::file::CacheFile;
 use crate::geometry::Geometry;
-use crate::identity::cached_reader_identity_string;
+use crate::identity::checked_reader_identity_string;
 use crate::run::Run;
 use crate::sync::{AtomicBool, Ordering};
 
@@ -104,7 +104,7 @@ where
         )))
     } else if source.block_size() != geometry.block_size() {
         Err(changed("it has another block size"))
-    } else if !file.is_of(&cached_reader_identity_string(source)) {
+    } else if !file.is_of(&checked_reader_identity_string(source)?) {
         Err(changed("it has another identity"))
     } else {
         Ok(())

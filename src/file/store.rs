@@ -108,6 +108,7 @@ impl<C: CacheOps> CacheFile<C> {
         let bytes = Run::block(first).until(first + bytes);
         let _alone = self.bitmap_writers.take_all(bytes).await;
         self.validity.encode(first, extra, &mut bits);
+        self.keep_bits_of_others(first, run, &mut bits).await?;
         let offset = self.layout.bitmap().start + first;
         let written = self.calls().write(offset, &bits).await;
         if written.is_err() {
