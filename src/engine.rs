@@ -45,6 +45,7 @@ mod scrub;
 mod warm;
 mod wide;
 
+use alloc::boxed::Box;
 use core::fmt;
 use core::ops::Range;
 
@@ -272,7 +273,15 @@ where
                 trace!(lba, blocks, hits, "not all trusted");
                 self.file.counts().looked(buf, blocks, hits);
             }
-            let (fetched, result) = self.request().serve(run, &mut *buf, ctx).await;
+            let was_bypassed = self.file.is_bypassed();
+            let (mut fetched, mut result) = self.request().serve(run, &mut *buf, ctx).await;
+            // With the source out of reach the cache is all there is, so a bypassed backend is probed at once.
+            if result.is_err()
+                && (was_bypassed || self.file.is_bypassed())
+                && Box::pin(self.file.probe_at_once()).await
+            {
+                (fetched, result) = self.request().serve(run, &mut *buf, ctx).await;
+            }
             if fetched {
                 // Once for a request, and last, so that no follower of its fetches waits for the flush. A flush that
                 // fails is counted and logged, and the bytes are in the buffer.

@@ -86,6 +86,8 @@ pub(crate) struct CacheFile<C> {
     /// Held while the file is opened, so that it is opened once.
     opening: async_lock::Mutex<()>,
     owner: Owner,
+    /// Who probes. There is one thing to claim.
+    probing: Claims<()>,
     /// When a read tries next to open the file.
     retry: Lock<Retry>,
     /// Blocks whose bits may have gone wrong in the file: a write of them, or of their neighbours, failed.
@@ -168,6 +170,7 @@ impl<C: CacheOps> CacheFile<C> {
             state: AtomicUsize::new(CLOSED),
             opening: async_lock::Mutex::new(()),
             owner: Owner::default(),
+            probing: Claims::default(),
             retry: Lock::default(),
             torn_bits: Lock::default(),
             bitmap_writers: Claims::default(),
@@ -241,6 +244,21 @@ impl<C: CacheOps> CacheFile<C> {
             self.counts().bypassed_reads.add(1);
         }
         used
+    }
+
+    pub(crate) fn is_bypassed(&self) -> bool {
+        self.port.is_bypassed()
+    }
+
+    /// Probes a bypassed backend now, for a read that has nowhere else to go. Whether it is used again. Of several such
+    /// reads one probes at a time, in the order in which they came.
+    pub(crate) async fn probe_at_once(&self) -> bool {
+        let _turn = self.probing.take(Run::block(0)).await;
+        match self.port.turn_at_once() {
+            Turn::Use => true,
+            Turn::Pass => false,
+            Turn::Probe(probe) => self.probe(probe).await.is_ok(),
+        }
     }
 
     async fn probe(&self, probe: Probe<'_>) -> GibbloxResult<()> {

@@ -11,6 +11,7 @@ use gibblox_core::GibbloxResult;
 
 use crate::backend::CacheOps;
 use crate::bitmap::{Filling, Published};
+use crate::config::VerifyPolicy;
 use crate::error::{not_durable, not_open};
 use crate::format::checksum::{Checksums, SUM_BYTES};
 use crate::format::layout::Layout;
@@ -47,7 +48,9 @@ impl<C: CacheOps> CacheFile<C> {
             Checksums::Absent => {}
             Checksums::Xxh3 => self.write_sums(run, data).await?,
         }
-        let published = self.publish(filling, asked).await?;
+        let trusts =
+            checksums == Checksums::Absent || self.verify != VerifyPolicy::OnFirstReadOfStored;
+        let published = self.publish(filling, trusts.then_some(asked)).await?;
         if checksums == Checksums::Absent && !published.is_trusted {
             // A flush failed in the meantime, and nothing will ever tell whether these bytes were in it.
             self.validity.invalidate(run);
@@ -82,9 +85,13 @@ impl<C: CacheOps> CacheFile<C> {
     }
 
     /// Writes the bits of what was filled, and then makes it valid, before other bits of the same bytes are written.
-    async fn publish(&self, filling: Filling<'_>, asked: Run) -> GibbloxResult<Published> {
+    async fn publish(
+        &self,
+        filling: Filling<'_>,
+        trusted: Option<Run>,
+    ) -> GibbloxResult<Published> {
         let run = filling.run();
-        self.write_bits_with(run, Some(run), || filling.publish(asked))
+        self.write_bits_with(run, Some(run), || filling.publish(trusted))
             .await
     }
 

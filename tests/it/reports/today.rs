@@ -3,7 +3,7 @@
 use core::future::Future;
 use gibblox_cache::{
     BypassPolicy, CacheConfig, CacheOps, CacheState, CachedBlockReader, PauseSwitch, ScrubReport,
-    WarmPlan, WarmProgress, WiderFetches,
+    VerifyPolicy, WarmPlan, WarmProgress, WiderFetches,
 };
 use gibblox_core::{BlockReader, GibbloxResult};
 
@@ -31,9 +31,9 @@ pub(super) const fn with_max_fetch_bytes(config: CacheConfig, _bytes: u32) -> Ca
     config
 }
 
-/// What this process stored is compared the first time that it is read back. There is no such policy yet.
+/// What this process stored is compared the first time that it is read back.
 pub(super) const fn with_compared_after_storing(config: CacheConfig) -> CacheConfig {
-    config
+    config.with_verify(VerifyPolicy::OnFirstReadOfStored)
 }
 
 /// Fetches around each miss up to multiples of so many bytes.
