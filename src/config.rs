@@ -11,7 +11,7 @@ use wider::WiderFetches;
 /// When the blocks of a cache file are compared with their checksums.
 ///
 /// Blocks that this process fetched are trusted and read back without comparison, except under
-/// [`OnEveryRead`](Self::OnEveryRead). A block that does not match is fetched again, and its read succeeds.
+/// [`OnFirstReadOfStored`](Self::OnFirstReadOfStored) and [`OnEveryRead`](Self::OnEveryRead). A block that does not match is fetched again, and its read succeeds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum VerifyPolicy {

@@ -1,4 +1,5 @@
-//! Every error that this crate makes itself, in one wording each. Errors of the source and of the backend pass unchanged.
+//! The errors that a reader makes itself, in one wording each. Errors of the source and of the backend pass unchanged;
+//! the backends of this crate word their own.
 
 use alloc::format;
 
@@ -79,4 +80,13 @@ pub(crate) fn not_erased() -> GibbloxError {
 #[cold]
 fn io(message: &'static str) -> GibbloxError {
     GibbloxError::with_message(GibbloxErrorKind::Io, message)
+}
+
+/// The source answered, and is another one.
+#[cold]
+pub(crate) fn other_source(what: &str) -> GibbloxError {
+    GibbloxError::with_message(
+        GibbloxErrorKind::Other,
+        format!("the source is not the one that is cached: {what}"),
+    )
 }

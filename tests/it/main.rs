@@ -100,3 +100,6 @@ mod drop {
 
 /// What people report about caches like this one, family by family.
 mod reports;
+
+/// The map of the code is true.
+mod house;
