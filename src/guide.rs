@@ -355,7 +355,7 @@
 //!
 //! | level | what |
 //! |---|---|
-//! | `WARN` | a backend call failed; the backend is bypassed; blocks do not match their checksums; a source that is not the one of the file |
+//! | `WARN` | backend calls of a kind (reads, writes, flushes) begin to fail, and succeed again; the cache of another source is thrown away; the backend is bypassed; blocks do not match their checksums; a source that is not the one of the file |
 //! | `DEBUG` | a file was opened, or is rebuilt, and why; a flush; `warm`, `scrub`, `invalidate` and `clear`; a wider fetch that failed; offline, and back; a backend that was probed; reading without a file that could not be opened |
 //! | `TRACE` | each `read_blocks` and `ensure_cached`, and each fetch that was widened |
 //!
@@ -421,7 +421,7 @@
 //! let lines = lines.0.lock().unwrap();
 //! assert_eq!(lines[0], r#"DEBUG message=rebuilding the cache file identity="cached:(image:64x512)" why=Empty"#);
 //! assert_eq!(lines[1], "DEBUG message=flushed the cache blocks=64 ok=true");
-//! assert!(lines[2].starts_with("WARN message=reading the cache failed offset=0 error="));
+//! assert!(lines[2].starts_with("WARN message=reading the cache failed; further failures are counted offset=0 error="));
 //! # Ok(())
 //! # }
 //! ```

@@ -1,5 +1,6 @@
 //! Opening: a file that matches is used, anything else is rebuilt. The orders of writes are the format's.
 
+use core::fmt;
 use core::ops::Range;
 
 use gibblox_core::GibbloxResult;
@@ -33,7 +34,7 @@ pub(super) enum Waits {
 }
 
 /// What lies on the backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
     /// The file of this source.
     Ours(Checksums),
@@ -41,6 +42,17 @@ pub(super) enum Found {
     Other,
     /// None, for this reason.
     Nothing(Reason),
+}
+
+/// As the log shows it: the reason alone.
+impl fmt::Debug for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ours(_) => f.write_str("Ours"),
+            Self::Other => f.write_str("Other"),
+            Self::Nothing(reason) => reason.fmt(f),
+        }
+    }
 }
 
 impl<C: CacheOps> CacheFile<C> {
