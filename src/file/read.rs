@@ -422,6 +422,10 @@ impl<C: CacheOps> CacheFile<C> {
         for flaw in &mut found.flaws {
             flaw.is_wrong |= flaw.run.start() >= missing.start();
         }
+        if found.flaws.iter().all(|flaw| flaw.is_wrong) {
+            // Nothing is there that could not be read.
+            found.error = None;
+        }
         if checksums == Checksums::Xxh3 {
             self.validity.distrust_all();
         } else {
