@@ -108,12 +108,16 @@ fn a_file_opened_for_reading_serves_what_it_has_and_takes_nothing() {
     let fetched = source.fetched_blocks();
     let reader = finish(CachedBlockReader::new(source.clone(), file)).expect("opens");
     let mut buf = vec![0; 16 * 4096];
-    // More than the reader puts up with from a backend that fails.
     for _ in 0..100 {
         finish(reader.read_blocks(0, &mut buf, ReadContext::FOREGROUND)).expect("reads");
         assert!(buf.iter().all(|byte| *byte == 1));
     }
     assert_eq!(finish(reader.get_stats()).cached_blocks, 8);
+    assert_eq!(
+        reader.counters().backend_failures(),
+        0,
+        "nothing was tried that cannot be"
+    );
     assert_eq!(
         source.fetched_blocks() - fetched,
         100 * 8,

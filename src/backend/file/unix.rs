@@ -39,7 +39,8 @@ pub(super) fn prepare(options: &mut OpenOptions, links: Links) {
     if links == Links::Refused {
         flags |= OFlags::NOFOLLOW;
     }
-    options.mode(0o600).custom_flags(flags.bits().cast_signed());
+    #[expect(clippy::cast_possible_wrap, reason = "the flags are an `int` in C")]
+    options.mode(0o600).custom_flags(flags.bits() as i32);
 }
 
 /// Makes the range a hole; `false` where there are no holes, or where the file ends within the range.
