@@ -5,7 +5,7 @@ use alloc::string::String;
 use std::io::{self, ErrorKind};
 
 use gibblox_core::BlockReader;
-use xxhash_rust::xxh3::xxh3_128_with_seed;
+use twox_hash::XxHash3_128;
 
 use crate::identity::checked_reader_identity_string;
 
@@ -17,6 +17,6 @@ pub(super) fn of<S: BlockReader + ?Sized>(source: &S) -> io::Result<String> {
             "the source fails to write its identity",
         )
     })?;
-    let digits = xxh3_128_with_seed(identity.as_bytes(), source.block_size().into());
+    let digits = XxHash3_128::oneshot_with_seed(source.block_size().into(), identity.as_bytes());
     Ok(format!("{digits:032x}.gibblox"))
 }

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 use super::place::{self, Opened};
 use super::{Array, Links};
@@ -218,7 +218,7 @@ fn is_named(file: &File, path: &Path) -> io::Result<bool> {
 
 /// The name that a fresh file has until it gets that of the old one. The lock on the directory makes it the only one.
 fn fresh_name(name: &std::ffi::OsStr) -> OsString {
-    let hash = xxh3_64(name.as_encoded_bytes());
+    let hash = XxHash3_64::oneshot(name.as_encoded_bytes());
     alloc::format!(".{hash:016x}.gibblox.new").into()
 }
 
