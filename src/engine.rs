@@ -22,7 +22,7 @@
 //! | [`Warming`] | caches ranges in windows | fetches, file, fetching, flushing |
 //! | [`Dropping`] | drops ranges for good | fetches, file, flushing |
 //! | [`Scrubbing`] | compares all that is cached | file, flushing |
-//! | [`Flushing`] | makes the file durable | file, gate |
+//! | [`Flushing`] | makes the file durable | fetches, file, gate |
 //!
 //! No job knows the engine. The parts of one request are served side by side, each in its own piece of the caller's
 //! buffer, so a request with many holes takes about as long as one fetch.
@@ -133,7 +133,13 @@ where
     }
 
     pub(crate) fn flushing(&self) -> Flushing<'_, C> {
-        Flushing::new(&self.file, &self.gate)
+        Flushing {
+            fetches: &self.fetches,
+            file: &self.file,
+            gate: &self.gate,
+            geometry: self.geometry,
+            window_blocks: self.window_blocks(),
+        }
     }
 
     pub(crate) fn warming(&self) -> Warming<'_, S, C> {

@@ -52,6 +52,12 @@ pub(crate) fn not_durable() -> GibbloxError {
     io("a flush failed while the blocks were stored")
 }
 
+/// A flush succeeded, and others failed beside it again and again.
+#[cold]
+pub(crate) fn not_kept() -> GibbloxError {
+    io("other flushes failed as often as what they had lost was written again")
+}
+
 /// Blocks were erased, and nothing tells whether that arrived.
 #[cold]
 pub(crate) fn not_erased() -> GibbloxError {

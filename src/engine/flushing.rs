@@ -1,39 +1,131 @@
 //! [`Flushing`]: makes the file durable, on request or where the [`FlushGate`] says that it is due.
+//!
+//! A flush on request first writes again what an earlier flush may have lost (a redo pass). One that is due only writes
+//! what is due: it runs beside reads, and what was lost stays on the list.
+//!
+//! A run that is written again is held, as one that is dropped is, so no block of it is stored or dropped meanwhile. Its
+//! blocks are valid all the time, and readers do not wait for it.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use gibblox_core::GibbloxResult;
 use tracing::debug;
 
 use crate::backend::CacheOps;
-use crate::file::CacheFile;
+use crate::error::not_kept;
+use crate::fetch::Fetches;
+use crate::file::{CacheFile, NotValid, Rewritten};
 use crate::flush::{Deferral, FlushGate, FlushTicket};
+use crate::geometry::Geometry;
+use crate::turn::Turns;
+
+use super::memory::sized;
+
+/// How often what was lost is written again where other flushes fail meanwhile.
+const ROUNDS: u32 = 4;
+
+/// How often a run is looked at where blocks of it are dropped meanwhile.
+const LOOKS: u32 = 16;
+
+/// How many blocks of the bitmap are looked at in one go: a few microseconds.
+const SCAN_BLOCKS: u64 = 1 << 18;
+
+/// How many runs are written again before other tasks get their turn.
+const RUNS_A_TURN: u32 = 4;
 
 /// What a flush touches.
 #[derive(Debug)]
 pub(crate) struct Flushing<'a, C> {
-    file: &'a CacheFile<C>,
-    gate: &'a FlushGate,
+    pub(super) fetches: &'a Fetches,
+    pub(super) file: &'a CacheFile<C>,
+    pub(super) gate: &'a FlushGate,
+    pub(super) geometry: Geometry,
+    pub(super) window_blocks: u64,
 }
 
 impl<'a, C: CacheOps> Flushing<'a, C> {
-    pub(super) const fn new(file: &'a CacheFile<C>, gate: &'a FlushGate) -> Self {
-        Self { file, gate }
-    }
-
-    /// Opens the file where it is not open yet, and flushes it.
+    /// Opens the file where it is not open yet, and makes durable all that is valid, whatever failed before.
+    ///
+    /// Cancellation is strict.
     pub(crate) async fn flush_cache(&self) -> GibbloxResult<()> {
         self.file.ready().await?;
-        self.all().await
+        for _ in 0..ROUNDS {
+            let rewritten = self.rewrite_lost().await;
+            let kept = self.flush(self.gate.begin()).await?;
+            rewritten?;
+            if kept {
+                return Ok(());
+            }
+        }
+        Err(not_kept())
+    }
+
+    /// Writes again what a flush may have lost, from the first block to the last.
+    async fn rewrite_lost(&self) -> GibbloxResult<()> {
+        if self.file.lost_from(0).is_none() {
+            return Ok(());
+        }
+        // Boxed, since it is rare, and would make the future of every flush larger.
+        Box::pin(self.rewrite_all()).await
+    }
+
+    async fn rewrite_all(&self) -> GibbloxResult<()> {
+        let mut result = Ok(());
+        let mut rewritten_blocks = 0;
+        let mut looks = 0;
+        let mut turns = Turns::every(RUNS_A_TURN);
+        let mut window = Vec::new();
+        let mut lba = 0;
+        while let Some(run) = self.file.lost_from(lba) {
+            let run = run.first(SCAN_BLOCKS);
+            if let Some(valid) = self.file.lost_and_valid(run)? {
+                let taken = self.fetches.take(valid.first(self.window_blocks)).await;
+                // It may have been dropped, or another task have written it again, before it was had.
+                let lost = self.file.lost_from(lba);
+                let Some(run) = lost.and_then(|lost| lost.clip(taken.run())) else {
+                    continue;
+                };
+                let Some(run) = self.file.lost_and_valid(run)? else {
+                    continue;
+                };
+                let buf = sized(&mut window, self.geometry.len_bytes(run.blocks()))?;
+                match self.file.rewrite(run, buf).await {
+                    Ok(Rewritten {
+                        goes_on,
+                        result: rewritten,
+                    }) => {
+                        rewritten_blocks += run.blocks();
+                        result = result.and(rewritten);
+                        if !goes_on {
+                            break;
+                        }
+                        lba = run.end();
+                    }
+                    // Some of it was dropped just now: what is valid has changed.
+                    Err(NotValid) if looks < LOOKS => looks += 1,
+                    Err(NotValid) => return Err(not_kept()),
+                }
+            }
+            turns.done().await;
+        }
+        debug!(
+            blocks = rewritten_blocks,
+            ok = result.is_ok(),
+            "wrote again what a flush may have lost"
+        );
+        result
     }
 
     /// Flushes all that was written.
     pub(super) async fn all(&self) -> GibbloxResult<()> {
-        self.flush(self.gate.begin()).await
+        self.flush(self.gate.begin()).await.map(|_| ())
     }
 
     /// Flushes if `due` says so. The caller has stored something, and leads nothing any more.
     pub(super) async fn if_due(&self, due: Option<FlushTicket<'_>>) -> GibbloxResult<()> {
         match due {
-            Some(ticket) => self.flush(ticket).await,
+            Some(ticket) => self.flush(ticket).await.map(|_| ()),
             None => Ok(()),
         }
     }
@@ -43,7 +135,8 @@ impl<'a, C: CacheOps> Flushing<'a, C> {
         self.gate.defer()
     }
 
-    async fn flush(&self, ticket: FlushTicket<'_>) -> GibbloxResult<()> {
+    /// Whether all that was valid is durable then.
+    async fn flush(&self, ticket: FlushTicket<'_>) -> GibbloxResult<bool> {
         // Refused, it is due again.
         self.file.check_used()?;
         let result = self.file.flush().await;
