@@ -1,7 +1,7 @@
 //! [`Flushing`]: makes the file durable, on request or where the [`FlushGate`] says that it is due.
 //!
-//! A flush on request first writes again what an earlier flush may have lost (a redo pass). One that is due only writes
-//! what is due: it runs beside reads, and what was lost stays on the list.
+//! After a flush on request that succeeded, what an earlier one may have lost is written again (a redo pass), and flushed.
+//! One that is due does nothing of the kind: it runs beside reads, and what was lost stays on the list.
 //!
 //! A run that is written again is held, as one that is dropped is, so no block of it is stored or dropped meanwhile. Its
 //! blocks are valid all the time, and readers do not wait for it.
@@ -22,8 +22,8 @@ use crate::turn::Turns;
 
 use super::memory::sized;
 
-/// How often what was lost is written again where other flushes fail meanwhile.
-const ROUNDS: u32 = 4;
+/// How many flushes it takes at most to make all durable, where others fail meanwhile.
+const ROUNDS: u32 = 5;
 
 /// How often a run is looked at where blocks of it are dropped meanwhile.
 const LOOKS: u32 = 16;
@@ -50,27 +50,19 @@ impl<'a, C: CacheOps> Flushing<'a, C> {
     /// Cancellation is strict.
     pub(crate) async fn flush_cache(&self) -> GibbloxResult<()> {
         self.file.ready().await?;
+        // First, so that a dead disk is not written over again and again, nor taken for one that is well.
         for _ in 0..ROUNDS {
-            let rewritten = self.rewrite_lost().await;
-            let kept = self.flush(self.gate.begin()).await?;
-            rewritten?;
-            if kept {
+            if self.flush(self.gate.begin()).await? {
                 return Ok(());
             }
+            // Boxed, since it is rare, and would make the future of every flush larger.
+            Box::pin(self.rewrite_lost()).await?;
         }
         Err(not_kept())
     }
 
     /// Writes again what a flush may have lost, from the first block to the last.
     async fn rewrite_lost(&self) -> GibbloxResult<()> {
-        if self.file.lost_from(0).is_none() {
-            return Ok(());
-        }
-        // Boxed, since it is rare, and would make the future of every flush larger.
-        Box::pin(self.rewrite_all()).await
-    }
-
-    async fn rewrite_all(&self) -> GibbloxResult<()> {
         let mut result = Ok(());
         let mut rewritten_blocks = 0;
         let mut looks = 0;

@@ -126,7 +126,7 @@ fn a_flush_that_was_dropped_may_have_failed_and_what_it_covered_is_written_again
     backend.forget();
     source.forget();
     finish(reader.flush_cache()).unwrap();
-    assert_eq!((backend.count(Op::Write), backend.count(Op::Flush)), (3, 1));
+    assert_eq!((backend.count(Op::Write), backend.count(Op::Flush)), (3, 2));
     assert_eq!(source.reads(), []);
 }
 
@@ -148,9 +148,11 @@ fn bits_that_were_mended_before_a_flush_that_failed_are_mended_again() {
     let (source, disk, reader) = medium(config(1000));
     check_read(&reader, &source, 0, 2);
     finish(reader.flush_cache()).unwrap();
-    // The bits of block 5 fail, and those of the blocks before it lie in the same byte.
+    // The bits of block 5 fail, and those of the blocks before it lie in the same byte, also on the medium.
     disk.fail_write_after(2);
     check_read(&reader, &source, 5, 1);
+    disk.fail_write_after(0);
+    finish(reader.flush_cache()).unwrap_err();
     disk.fail_next_flush(Forgets::OnTheMedium);
     finish(reader.flush_cache()).unwrap_err();
     finish(reader.flush_cache()).unwrap();
@@ -260,8 +262,8 @@ fn what_is_dropped_while_it_is_written_again_does_not_come_back() {
         let mut poller = Poller::new();
         poller.spawn(async { drop(reader.flush_cache().await) });
         poller.run();
-        // Two reads, and each write is held before and after it acts.
-        for _ in 0..2 + 2 * held_writes {
+        // A flush, two reads, and each write is held before and after it acts.
+        for _ in 0..3 + 2 * held_writes {
             disk.gate.release_all();
             poller.run();
         }
