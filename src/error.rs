@@ -55,7 +55,7 @@ pub(crate) fn not_durable() -> GibbloxError {
 /// A flush succeeded, and others failed beside it again and again.
 #[cold]
 pub(crate) fn not_kept() -> GibbloxError {
-    io("other flushes failed as often as what they had lost was written again")
+    io("a flush failed whenever what earlier ones had lost was written again")
 }
 
 /// Blocks were erased, and nothing tells whether that arrived.

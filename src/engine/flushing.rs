@@ -1,13 +1,16 @@
 //! [`Flushing`]: makes the file durable, on request or where the [`FlushGate`] says that it is due.
 //!
 //! After a flush on request that succeeded, what an earlier one may have lost is written again (a redo pass), and flushed.
-//! One that is due does nothing of the kind: it runs beside reads, and what was lost stays on the list.
+//! One that is due is made by a request, after it or beside it ([`Limit`]), and does nothing of the kind: it runs beside reads, and what was lost stays on the list.
 //!
 //! A run that is written again is held, as one that is dropped is, so no block of it is stored or dropped meanwhile. Its
 //! blocks are valid all the time, and readers do not wait for it.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::future::{Future, poll_fn};
+use core::pin::pin;
+use core::task::Poll;
 
 use gibblox_core::GibbloxResult;
 use tracing::debug;
@@ -16,8 +19,9 @@ use crate::backend::CacheOps;
 use crate::error::not_kept;
 use crate::fetch::Fetches;
 use crate::file::{CacheFile, NotValid, Rewritten};
-use crate::flush::{Deferral, FlushGate, FlushTicket};
+use crate::flush::{Deferral, FlushGate, FlushTicket, Limit};
 use crate::geometry::Geometry;
+use crate::sync::{AtomicBool, Ordering};
 use crate::turn::Turns;
 
 use super::memory::sized;
@@ -40,6 +44,7 @@ pub(crate) struct Flushing<'a, C> {
     pub(super) fetches: &'a Fetches,
     pub(super) file: &'a CacheFile<C>,
     pub(super) gate: &'a FlushGate,
+    pub(super) limit: Limit,
     pub(super) geometry: Geometry,
     pub(super) window_blocks: u64,
 }
@@ -122,9 +127,57 @@ impl<'a, C: CacheOps> Flushing<'a, C> {
         }
     }
 
+    /// Flushes if the limit is exact and reached. The caller has stored something, and leads nothing any more.
+    ///
+    /// A flush that fails is counted and logged, and the caller has its bytes.
+    pub(super) async fn after_request(&self) {
+        if let Limit::Exact(_) = self.limit {
+            let _ = self.if_due(self.gate.due(self.limit)).await;
+        }
+    }
+
+    /// Whether a request that asks the source has a flush to make [beside](Self::beside) it.
+    pub(super) fn is_due_beside(&self) -> bool {
+        matches!(self.limit, Limit::Beside(_)) && self.gate.is_due(self.limit)
+    }
+
+    /// Does `work`, and makes the flush that is due at the same time, beginning when the source `is_asked`. If it never
+    /// is, another request makes the flush.
+    ///
+    /// It ends when both have: a flush that is dropped promises nothing, so with a source that is always faster there
+    /// would never be one. Others do not wait for it: what `work` leads it has released when it is over.
+    pub(super) async fn beside<T>(
+        &self,
+        is_asked: &AtomicBool,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let mut work = pin!(work);
+        let mut result = None;
+        // What is due is claimed at the first poll. A flush that fails is counted and logged.
+        let mut flush = pin!(async { _ = self.if_due(self.gate.due(self.limit)).await });
+        let mut has_flushed = false;
+        poll_fn(|cx| {
+            // The work first, so that the source works during a flush that blocks this thread.
+            if result.is_none() {
+                if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                    result = Some(done);
+                }
+            }
+            let flushes = is_asked.load(Ordering::Relaxed);
+            if flushes && !has_flushed {
+                has_flushed = flush.as_mut().poll(cx).is_ready();
+            }
+            if flushes != has_flushed {
+                return Poll::Pending;
+            }
+            result.take().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
     /// For a task that is going to write for long.
     pub(super) fn defer(&self) -> Deferral<'a> {
-        self.gate.defer()
+        self.gate.defer(self.limit)
     }
 
     /// Whether all that was valid is durable then.
