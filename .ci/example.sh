@@ -50,6 +50,15 @@ check_example() (
     example_refuses 2 not-a-url
     example_refuses 1 http://127.0.0.1:1/image
     example_refuses 1 --cache "$scratch/no/such/directory/cache"
+
+    echo "an image of a disk is no cache, and is the same afterwards"
+    have mkfs.ext4 || install_packages e2fsprogs
+    truncate -s 48M "$scratch/ext4.img"
+    mkfs.ext4 -q "$scratch/ext4.img"
+    cp "$scratch/ext4.img" "$scratch/victim.img"
+    example_refuses 1 --cache "$scratch/victim.img"
+    cmp "$scratch/ext4.img" "$scratch/victim.img"
+
     start_server_without_ranges
     example_refuses 1 "http://127.0.0.1:$port/image"
 )

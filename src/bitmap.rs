@@ -136,7 +136,7 @@ pub(crate) struct Filling<'v> {
 pub(crate) struct Published {
     /// So many blocks were not valid before.
     pub(crate) newly_blocks: u64,
-    /// No flush failed since the filling began, so what was asked for is trusted.
+    /// What was to be trusted is: no flush failed since the filling began.
     pub(crate) is_trusted: bool,
 }
 
@@ -454,15 +454,15 @@ impl Filling<'_> {
         self.run
     }
 
-    /// Makes the run valid, and `asked`, which is a part of it, trusted. Its bytes are written, all of them since the
+    /// Makes the run valid, and `trusted`, which is a part of it, trusted. Its bytes are written, all of them since the
     /// filling began.
-    pub(crate) fn publish(self, asked: Run) -> Published {
+    pub(crate) fn publish(self, trusted: Option<Run>) -> Published {
         let newly_blocks = places(self.run)
             .map(|place| u64::from(self.validity.valid.set(place, place.mask).count_ones()))
             .sum();
         Published {
             newly_blocks,
-            is_trusted: self.validity.set_trusted(asked, self.since),
+            is_trusted: trusted.is_none_or(|run| self.validity.set_trusted(run, self.since)),
         }
     }
 }

@@ -11,7 +11,7 @@ use wider::WiderFetches;
 /// When the blocks of a cache file are compared with their checksums.
 ///
 /// Blocks that this process fetched are trusted and read back without comparison, except under
-/// [`OnEveryRead`](Self::OnEveryRead). A block that does not match is fetched again, and its read succeeds.
+/// [`OnFirstReadOfStored`](Self::OnFirstReadOfStored) and [`OnEveryRead`](Self::OnEveryRead). A block that does not match is fetched again, and its read succeeds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum VerifyPolicy {
@@ -21,6 +21,10 @@ pub enum VerifyPolicy {
     /// hash per block and process.
     #[default]
     OnFirstRead,
+    /// As [`OnFirstRead`](Self::OnFirstRead), and the first read from the cache of a block that this process stored is
+    /// compared too: for a backend that may say that it wrote and has not. A browser's file system that runs out of space
+    /// is known to. Costs one more backend read of 8 bytes a block, and the hash, once for each stored block.
+    OnFirstReadOfStored,
     /// On every read, also of blocks that this process fetched: for files that others may write to or reset while
     /// this reader is alive. Costs one more backend read and one pass of the hash on every hit.
     OnEveryRead,

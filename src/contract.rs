@@ -98,7 +98,7 @@
 //! # }
 //! ```
 //!
-//! A backend in a file, which takes more thought, is `examples/remote_image/file_cache.rs` in the repository.
+//! A backend in a file, which takes more thought, is `src/backend/file.rs` in the repository.
 //!
 //! # What the suite cannot see
 //!
@@ -115,6 +115,7 @@ mod ends;
 mod far;
 mod lengths;
 mod overlap;
+mod owners;
 mod random;
 mod rng;
 mod sizes;
@@ -238,6 +239,8 @@ impl Suite {
         dropped::dropped(self, &make().await).await?;
         random::at_once(self, &make().await).await?;
         random::shared(self, make().await).await?;
+        owners::zeros(self, &make().await).await?;
+        owners::owners(self, &make().await).await?;
         far::overflow(self, &make().await).await?;
         for base in far::places(self) {
             far::far(self, &make().await, base).await?;
@@ -281,6 +284,9 @@ rules! {
     AtOnce: "`read_now` and `write_now` do what `read_at` and `write_at` do, or answer None and do nothing",
     Shared: "an Arc of a backend is that backend",
     Far: "a far offset is another place than any near one, or an error",
+    Zeros: "`write_zeros` does what a write of zeros does, or answers false and does nothing",
+    Owner: "an array that nothing else uses is free, its lock is not refused, and taking it changes no byte",
+    Renew: "`renew` leaves an empty array, or answers false and changes nothing",
     FixedSize: "a backend that keeps its size refuses to write past its end",
 }
 

@@ -313,12 +313,20 @@ where
                 self.file.counts().looked(buf, blocks, hits);
             }
             let flushing = self.flushing();
-            let (fetched, result) = if flushing.is_due_beside() {
+            let was_bypassed = self.file.is_bypassed();
+            let (mut fetched, mut result) = if flushing.is_due_beside() {
                 // Boxed, since it is rare, and would make the future of every request larger.
                 Box::pin(self.serve_and_flush(run, &mut *buf, ctx)).await
             } else {
                 self.request().serve(run, &mut *buf, ctx).await
             };
+            // With the source out of reach the cache is all there is, so a bypassed backend is probed at once.
+            if result.is_err()
+                && (was_bypassed || self.file.is_bypassed())
+                && Box::pin(self.file.probe_at_once()).await
+            {
+                (fetched, result) = self.request().serve(run, &mut *buf, ctx).await;
+            }
             if fetched {
                 // Once for a request, and last, so that no follower of its fetches waits for the flush.
                 flushing.after_request().await;

@@ -1,4 +1,5 @@
-//! Every error that this crate makes itself, in one wording each. Errors of the source and of the backend pass unchanged.
+//! The errors that a reader makes itself, in one wording each. Errors of the source and of the backend pass unchanged;
+//! the backends of this crate word their own.
 
 use alloc::format;
 
@@ -40,6 +41,24 @@ pub(crate) fn not_open() -> GibbloxError {
     io("the cache file could not be opened yet")
 }
 
+/// Another reader has the array, and there is no other one to be had.
+#[cold]
+pub(crate) fn taken() -> GibbloxError {
+    io("another reader uses the cache for another source")
+}
+
+/// Another process is building the file, or has it locked for a moment.
+#[cold]
+pub(crate) fn busy() -> GibbloxError {
+    io("the cache file is being opened by another reader")
+}
+
+/// Nothing can be written to the backend.
+#[cold]
+pub(crate) fn read_only() -> GibbloxError {
+    io("the cache backend is read-only")
+}
+
 /// No call is made to the backend.
 #[cold]
 pub(crate) fn bypassed() -> GibbloxError {
@@ -67,4 +86,13 @@ pub(crate) fn not_erased() -> GibbloxError {
 #[cold]
 fn io(message: &'static str) -> GibbloxError {
     GibbloxError::with_message(GibbloxErrorKind::Io, message)
+}
+
+/// The source answered, and is another one.
+#[cold]
+pub(crate) fn other_source(what: &str) -> GibbloxError {
+    GibbloxError::with_message(
+        GibbloxErrorKind::Other,
+        format!("the source is not the one that is cached: {what}"),
+    )
 }

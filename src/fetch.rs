@@ -261,12 +261,20 @@ impl Fetches {
         self.claims.take(run).await
     }
 
+    /// Takes all of `run`, as [`take`](Self::take) takes a beginning of it.
+    pub(crate) async fn take_all(&self, run: Run) -> Taken<'_> {
+        self.claims.take_all(run).await
+    }
+
     /// How many runs are being fetched.
     #[cfg(all(test, not(model)))]
     fn in_flight(&self) -> usize {
         self.claims.len()
     }
 }
+
+/// Runs that a task has taken, from the first to the last.
+pub(crate) type Taken<'t> = SmallVec<[Held<'t, Outcome, Fate>; 1]>;
 
 /// Claims the parts of a request.
 fn divide<'t>(

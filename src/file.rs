@@ -13,6 +13,7 @@
 //! | part | what it does |
 //! |---|---|
 //! | [`open`] | finds or rebuilds the file |
+//! | [`owner`] | says whether it may |
 //! | [`read`] | reads blocks and compares them |
 //! | [`store`] | writes blocks and their bits |
 //! | [`erase`] | makes what was dropped stay dropped |
@@ -37,6 +38,7 @@
 mod erase;
 mod inspect;
 mod open;
+mod owner;
 mod read;
 mod retry;
 mod store;
@@ -65,6 +67,7 @@ use crate::run::Run;
 use crate::stats::{CacheState, Counts};
 use crate::sync::{AtomicUsize, Lock, Ordering};
 
+use owner::Owner;
 use retry::Retry;
 use unkept::Unkept;
 
@@ -89,6 +92,9 @@ pub(crate) struct CacheFile<C> {
     state: AtomicUsize,
     /// Held while the file is opened, so that it is opened once.
     opening: async_lock::Mutex<()>,
+    owner: Owner,
+    /// Who probes. There is one thing to claim.
+    probing: Claims<()>,
     /// When a read tries next to open the file.
     retry: Lock<Retry>,
     /// What the next flush has to make durable.
@@ -124,6 +130,9 @@ impl<C> CacheFile<C> {
         if self.port.is_bypassed() {
             CacheState::Bypassed
         } else if self.state.load(Ordering::Acquire) == CLOSED {
+            if self.owner.is_refused() {
+                return CacheState::Taken;
+            }
             CacheState::NotOpen
         } else if self.port.is_failing() {
             CacheState::Failing
@@ -167,6 +176,8 @@ impl<C: CacheOps> CacheFile<C> {
             verify,
             state: AtomicUsize::new(CLOSED),
             opening: async_lock::Mutex::new(()),
+            owner: Owner::default(),
+            probing: Claims::default(),
             retry: Lock::default(),
             unkept: Unkept::default(),
             bitmap_writers: Claims::default(),
@@ -240,6 +251,21 @@ impl<C: CacheOps> CacheFile<C> {
             self.counts().bypassed_reads.add(1);
         }
         used
+    }
+
+    pub(crate) fn is_bypassed(&self) -> bool {
+        self.port.is_bypassed()
+    }
+
+    /// Probes a bypassed backend now, for a read that has nowhere else to go. Whether it is used again. Of several such
+    /// reads one probes at a time, in the order in which they came.
+    pub(crate) async fn probe_at_once(&self) -> bool {
+        let _turn = self.probing.take(Run::block(0)).await;
+        match self.port.turn_at_once() {
+            Turn::Use => true,
+            Turn::Pass => false,
+            Turn::Probe(probe) => self.probe(probe).await.is_ok(),
+        }
     }
 
     async fn probe(&self, probe: Probe<'_>) -> GibbloxResult<()> {

@@ -37,33 +37,23 @@
 //! # }
 //! ```
 //!
-//! In a file, the backend is brought along. `examples/remote_image/file_cache.rs` of the repository is one, to be
-//! copied into a program; its head explains each decision. `StdCacheOps` of `gibblox-cache-store-std` 0.0.1 is another,
-//! which needs the `[patch.crates-io]` that `README.md` shows.
+//! In a file, with [`FileCacheOps`](crate::FileCacheOps) (feature `std`, on Unix and Windows). In a directory, the file
+//! is named by the identity of the source; [`FileCacheOps::open`](crate::FileCacheOps::open) takes a path.
 //!
 //! ```
 //! # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
 //! # use image::Image;
-//! #[path = "../examples/remote_image/file_cache.rs"]
-//! mod file_cache;
-//!
-//! use file_cache::FileCache;
-//! use gibblox_cache::{CacheConfig, CachedBlockReader, derive_cached_reader_identity_id};
+//! use gibblox_cache::{CachedBlockReader, FileCacheOps};
 //! use gibblox_core::{BlockReader, ReadContext};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> gibblox_core::GibbloxResult<()> {
-//! # let directory = tempfile::tempdir().expect("a directory");
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
 //! # let directory = directory.path();
-//! # let failed = |error: std::io::Error| gibblox_core::GibbloxError::with_message(
-//! #     gibblox_core::GibbloxErrorKind::Io,
-//! #     error.to_string(),
-//! # );
 //! for start in 0..2 {
 //!     # let source = Image::new(4096, 1000);
-//!     let id = derive_cached_reader_identity_id(&source, source.total_blocks().await?);
-//!     let backend = FileCache::open(&directory.join(format!("{id:08x}.cache"))).map_err(failed)?;
-//!     let reader = CachedBlockReader::open(source, backend, CacheConfig::new()).await?;
+//!     let cache = FileCacheOps::open_in(directory, &source)?;
+//!     let reader = CachedBlockReader::new(source, cache).await?;
 //!
 //!     let mut buf = vec![0; 8 * 4096];
 //!     reader.read_blocks(0, &mut buf, ReadContext::FOREGROUND).await?;
@@ -76,8 +66,8 @@
 //!
 //! [`new`](crate::CachedBlockReader::new) takes the defaults, [`open`](crate::CachedBlockReader::open) a
 //! [`CacheConfig`]. Whatever lies on the backend is safe to open: the file of this source is used, anything else is
-//! overwritten with an empty cache, so point it at no file that is precious. A backend that fails does not make opening
-//! fail.
+//! overwritten with an empty cache. (`FileCacheOps` refuses files that are no cache files before a reader sees them.) A
+//! backend that fails does not make opening fail.
 //!
 //! Nothing has to be closed. [`flush_cache`](crate::CachedBlockReader::flush_cache) is for the loss of power, not for a
 //! clean exit or a killed process.
@@ -365,7 +355,7 @@
 //!
 //! | level | what |
 //! |---|---|
-//! | `WARN` | a backend call failed; the backend is bypassed; blocks do not match their checksums; a source that is not the one of the file |
+//! | `WARN` | backend calls of a kind (reads, writes, flushes) begin to fail, and succeed again; the cache of another source is thrown away; the backend is bypassed; blocks do not match their checksums; a source that is not the one of the file |
 //! | `DEBUG` | a file was opened, or is rebuilt, and why; a flush; `warm`, `scrub`, `invalidate` and `clear`; a wider fetch that failed; offline, and back; a backend that was probed; reading without a file that could not be opened |
 //! | `TRACE` | each `read_blocks` and `ensure_cached`, and each fetch that was widened |
 //!
@@ -431,7 +421,7 @@
 //! let lines = lines.0.lock().unwrap();
 //! assert_eq!(lines[0], r#"DEBUG message=rebuilding the cache file identity="cached:(image:64x512)" why=Empty"#);
 //! assert_eq!(lines[1], "DEBUG message=flushed the cache blocks=64 ok=true");
-//! assert!(lines[2].starts_with("WARN message=reading the cache failed offset=0 error="));
+//! assert!(lines[2].starts_with("WARN message=reading the cache failed; further failures are counted offset=0 error="));
 //! # Ok(())
 //! # }
 //! ```

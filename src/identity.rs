@@ -7,8 +7,11 @@ use alloc::string::String;
 use core::fmt;
 
 use gibblox_core::{
-    BlockReader, BlockReaderConfigIdentity, derive_block_identity_id, derive_config_identity_id,
+    BlockReader, BlockReaderConfigIdentity, GibbloxResult, derive_block_identity_id,
+    derive_config_identity_id,
 };
+
+use crate::error::invalid_input;
 
 /// Writes the identity of a cached thing, given how the inner one writes its own.
 pub(crate) fn write_cached(
@@ -38,6 +41,17 @@ pub fn cached_reader_identity_string<S: BlockReader + ?Sized>(reader: &S) -> Str
     // gibblox-core's `block_identity_string` does.
     let _ = write_cached(&mut text, |out| reader.write_identity(out));
     text
+}
+
+/// [`cached_reader_identity_string`], but an error where `reader` fails to write its own: what it wrote so far is no
+/// identity, since another source may have failed at the same place.
+pub(crate) fn checked_reader_identity_string<S: BlockReader + ?Sized>(
+    reader: &S,
+) -> GibbloxResult<String> {
+    let mut text = String::new();
+    write_cached(&mut text, |out| reader.write_identity(out))
+        .map_err(|_| invalid_input("the source fails to write its identity"))?;
+    Ok(text)
 }
 
 /// The identity that a reader opened from `config` has once it is cached: `cached:(` inner `)`.

@@ -25,10 +25,10 @@ mod trouble;
 use gibblox_core::{GibbloxError, GibbloxResult};
 use tracing::{debug, warn};
 
-use crate::backend::CacheOps;
+use crate::backend::{CacheOps, LockMode, LockOutcome, Tenants};
 use crate::bypass::{Bypass, Probe, Turn};
 use crate::config::BypassPolicy;
-use crate::error::{bypassed, short_read};
+use crate::error::{bypassed, read_only, short_read};
 use crate::stats::{Call, Counts};
 use crate::sync::{AtomicBool, Ordering};
 
@@ -227,6 +227,31 @@ impl<C> Port<C> {
 }
 
 impl<C: CacheOps> Port<C> {
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.backend.is_read_only()
+    }
+
+    pub(crate) fn tenants(&self) -> Option<&Tenants> {
+        self.backend.tenants()
+    }
+
+    pub(crate) async fn lock(&self, mode: LockMode) -> LockOutcome {
+        self.backend.lock(mode).await
+    }
+
+    pub(crate) async fn renew(&self) -> GibbloxResult<bool> {
+        self.backend.renew().await
+    }
+
+    /// An error where nothing is to be written: that is no failure of the backend.
+    fn check_writable(&self) -> GibbloxResult<()> {
+        self.check()?;
+        if self.is_read_only() {
+            return Err(read_only());
+        }
+        Ok(())
+    }
+
     /// The read of a plain hit, where the backend can answer at once. It is counted as a hit is.
     #[inline]
     pub(crate) fn hit_now(&self, offset: u64, out: &mut [u8]) -> Option<GibbloxResult<usize>> {
@@ -326,7 +351,7 @@ impl<C: CacheOps, B: Barrier> Calls<'_, C, B> {
 
     /// Writes `data` at `offset`.
     pub(crate) async fn write(&self, offset: u64, data: &[u8]) -> GibbloxResult<()> {
-        self.port.check()?;
+        self.port.check_writable()?;
         let backend = &self.port.backend;
         let call = Call::of(&self.port.counts.backend_writes);
         let answer = match backend.write_now(offset, data) {
@@ -339,7 +364,7 @@ impl<C: CacheOps, B: Barrier> Calls<'_, C, B> {
 
     /// Makes the array `len` bytes long.
     pub(crate) async fn set_len(&self, len: u64) -> GibbloxResult<()> {
-        self.port.check()?;
+        self.port.check_writable()?;
         let call = Call::of(&self.port.counts.backend_writes);
         let answer = self.port.backend.set_len(len).await;
         drop(call);

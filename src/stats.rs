@@ -227,6 +227,9 @@ pub enum CacheState {
     /// The backend failed again and again, and reads go past it until a probe succeeds. See
     /// [`CacheConfig::with_bypass`](crate::CacheConfig::with_bypass).
     Bypassed,
+    /// Another reader uses the array, mostly for another source, and there is no other array to be had. Reads go to the
+    /// source; the reader tries again less and less often when it misses.
+    Taken,
 }
 
 /// What a scrub has seen so far, or in the end.

@@ -20,10 +20,9 @@
 //!       HttpReader         one HTTP range request per read                            gibblox-http
 //! ```
 //!
-//! Beside them stands the backend, the place where the cache lies: [`MemoryCacheOps`], which the crate brings along, or
-//! [`FileCache`], which it does not. [`open_cached`] puts all of this together; start there. `passes.rs` shows what a
-//! program does with the finished reader: it reads, from one task or from many, and caches ahead. `file_cache.rs` is the guide for
-//! whoever writes a backend. The rest is a remote to read from, a check of what was read, and a table.
+//! Beside them stands the backend, the place where the cache lies: [`MemoryCacheOps`] or [`FileCacheOps`]. [`open_cached`]
+//! puts all of this together; start there. `passes.rs` shows what a program does with the finished reader: it reads, from
+//! one task or from many, and caches ahead. The rest is a remote to read from, a check of what was read, and a table.
 //!
 //! # What the table says
 //!
@@ -44,7 +43,6 @@
 )]
 
 mod args;
-mod file_cache;
 mod image;
 mod passes;
 mod proxy;
@@ -54,16 +52,14 @@ mod table;
 
 use std::env;
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use gibblox_cache::{CacheConfig, CacheOps, CachedBlockReader, MemoryCacheOps};
+use gibblox_cache::{CacheConfig, CacheOps, CachedBlockReader, FileCacheOps, MemoryCacheOps};
 use gibblox_core::{BlockByteReader, GibbloxError};
 use url::Url;
 
 use crate::args::{Args, Task};
-use crate::file_cache::FileCache;
 use crate::image::Check;
 use crate::passes::Extent;
 use crate::server::Server;
@@ -131,7 +127,8 @@ fn plain(error: &GibbloxError) -> String {
 /// Opens the remote and the cache, goes through the passes, and returns the report.
 async fn read_image(args: &Args) -> Result<String> {
     // The cache file first: it is the cheaper thing to be wrong about.
-    let file = args.cache.as_deref().map(open_cache_file).transpose()?;
+    let file = args.cache.as_deref().map(FileCacheOps::open).transpose();
+    let file = file.map_err(|error| error.to_string())?;
     let (remote, check, _server) = open_remote(args.url.as_ref()).await?;
 
     // With a file all passes use it, and after a second start none of them needs the network. Without one, the many
@@ -224,26 +221,6 @@ async fn open_cached(remote: &Remote, cache: Arc<dyn CacheOps>) -> Result<Arc<Ca
         .await
         .map_err(cannot_open)?;
     Ok(Arc::new(reader))
-}
-
-/// Opens or creates the cache file, unless the file is plainly something else.
-///
-/// The cache itself takes any content: what it cannot use, it overwrites. That is right for a cache and wrong for a
-/// slip of the fingers on the command line.
-fn open_cache_file(path: &Path) -> Result<FileCache> {
-    let cannot_use = |error| format!("cannot use the cache file {}: {error}", path.display());
-    let cache = FileCache::open(path).map_err(cannot_use)?;
-    let mut start = [0; 7];
-    let there = cache.read(0, &mut start).map_err(cannot_use)?;
-    // Zeros are the start of a cache file whose first opening was interrupted: its header comes last.
-    if start == *b"GIBBLX!" || start[..there].iter().all(|byte| *byte == 0) {
-        Ok(cache)
-    } else {
-        Err(format!(
-            "{} is not a cache file, and is left alone",
-            path.display()
-        ))
-    }
 }
 
 /// What is read, and from where, in lines.

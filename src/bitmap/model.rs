@@ -14,7 +14,7 @@ fn shared() -> Arc<Validity> {
 
 fn publish(validity: &Validity, block: Run) {
     let filling = validity.fill(block).expect("memory");
-    filling.publish(block);
+    filling.publish(Some(block));
 }
 
 /// Believes `block`, as a reader does that compared it.
@@ -33,7 +33,7 @@ fn what_was_written_before_a_failed_flush_is_never_left_trusted() {
             let validity = Arc::clone(&validity);
             thread::spawn(move || validity.distrust_all())
         };
-        filling.publish(Run::block(0));
+        filling.publish(Some(Run::block(0)));
         flusher.join().expect("no panic");
         assert!(!validity.is_trusted(Run::block(0)));
         assert_eq!(validity.valid_blocks(), 1);
@@ -64,7 +64,7 @@ fn neighbours_in_one_word_do_not_lose_each_other() {
         let validity = shared();
         let fill = |validity: &Validity, lba| {
             let block = Run::block(lba);
-            let published = validity.fill(block).expect("memory").publish(block);
+            let published = validity.fill(block).expect("memory").publish(Some(block));
             assert_eq!((published.newly_blocks, published.is_trusted), (1, true));
         };
         let other = {

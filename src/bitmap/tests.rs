@@ -40,7 +40,10 @@ const fn published(newly_blocks: u64, is_trusted: bool) -> Published {
 }
 
 fn publish(validity: &Validity, run: Run) -> Published {
-    validity.fill(run).expect("memory for a chunk").publish(run)
+    validity
+        .fill(run)
+        .expect("memory for a chunk")
+        .publish(Some(run))
 }
 
 /// Asks everything that there is to ask of `run`, and compares with the sets.
@@ -135,7 +138,7 @@ fn trust_ends_with_a_failed_flush() {
     // What was written before the flush that failed is not trusted when it is published after it.
     let filling = validity.fill(run).expect("memory for a chunk");
     validity.distrust_all();
-    assert_eq!(filling.publish(run), published(1, false));
+    assert_eq!(filling.publish(Some(run)), published(1, false));
     assert!(!validity.is_trusted(run));
     // Nor is what was looked at before.
     let look = validity.look(run).expect("valid");
@@ -174,7 +177,7 @@ fn what_no_reader_asked_for_is_valid_and_trusted_once_it_was_compared() {
         let asked = asked.first(1 + index as u64 % 70);
         let validity = validity();
         let filling = validity.fill(*run).expect("memory for a chunk");
-        let published = filling.publish(asked);
+        let published = filling.publish(Some(asked));
         assert_eq!(published.newly_blocks, run.blocks());
         assert_eq!(validity.count_valid(*run), run.blocks());
         assert!(validity.is_trusted(asked));

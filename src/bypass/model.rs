@@ -16,7 +16,7 @@ impl Shared {
     fn new() -> Arc<Self> {
         let validity = Validity::new(4).expect("memory");
         let block = Run::block(0);
-        validity.fill(block).expect("memory").publish(block);
+        validity.fill(block).expect("memory").publish(Some(block));
         Arc::new(Self {
             bypass: Bypass::new(Some(BypassPolicy {
                 after_failures: 1,

@@ -15,14 +15,15 @@
 use alloc::format;
 use core::future::Future;
 
-use gibblox_core::{BlockReader, GibbloxError, GibbloxErrorKind, GibbloxResult};
+use gibblox_core::{BlockReader, GibbloxResult};
 use tracing::{debug, warn};
 
 use crate::backend::CacheOps;
 use crate::claims::{Claims, Ended};
+use crate::error::other_source;
 use crate::file::CacheFile;
 use crate::geometry::Geometry;
-use crate::identity::cached_reader_identity_string;
+use crate::identity::checked_reader_identity_string;
 use crate::run::Run;
 use crate::sync::{AtomicBool, Ordering};
 
@@ -99,23 +100,15 @@ where
     let total_blocks = source.total_blocks().await?;
     let expected = geometry.total_blocks();
     let answer = if total_blocks != expected {
-        Err(changed(&format!(
+        Err(other_source(&format!(
             "it has {total_blocks} blocks, and not {expected}"
         )))
     } else if source.block_size() != geometry.block_size() {
-        Err(changed("it has another block size"))
-    } else if !file.is_of(&cached_reader_identity_string(source)) {
-        Err(changed("it has another identity"))
+        Err(other_source("it has another block size"))
+    } else if !file.is_of(&checked_reader_identity_string(source)?) {
+        Err(other_source("it has another identity"))
     } else {
         Ok(())
     };
     answer.inspect_err(|error| warn!(%error, "reading what is cached only"))
-}
-
-#[cold]
-fn changed(what: &str) -> GibbloxError {
-    GibbloxError::with_message(
-        GibbloxErrorKind::Other,
-        format!("the source is not the one that is cached: {what}"),
-    )
 }

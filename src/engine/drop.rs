@@ -7,6 +7,7 @@ use crate::backend::CacheOps;
 use crate::fetch::Fetches;
 use crate::file::CacheFile;
 use crate::geometry::Geometry;
+use crate::run::Run;
 
 use super::flushing::Flushing;
 
@@ -41,6 +42,26 @@ impl<C: CacheOps> Dropping<'_, C> {
             return written;
         }
         let since = self.file.epoch();
+        if written.is_ok() && self.file.can_erase_at_once(range) {
+            written = self.all_at_once(range).await;
+        } else {
+            written = self.run_by_run(range, written).await;
+        }
+        debug!(lba, blocks, ok = written.is_ok(), "dropped cached blocks");
+        written?;
+        self.flushing.all().await?;
+        self.file.kept_since(since)
+    }
+
+    /// Drops all of the device. No block of it is stored meanwhile, so its checksums can be cut off.
+    async fn all_at_once(&self, device: Run) -> GibbloxResult<()> {
+        let _taken = self.fetches.take_all(device).await;
+        self.file.invalidate(device);
+        self.file.erase_all(device).await
+    }
+
+    /// Drops `range`, a few blocks at a time. `written` says whether the file is written to.
+    async fn run_by_run(&self, range: Run, mut written: GibbloxResult<()>) -> GibbloxResult<()> {
         let mut rest = Some(range);
         while let Some(run) = rest {
             // Fetches of it are void. One that is being stored is waited for, with a place in line.
@@ -52,9 +73,6 @@ impl<C: CacheOps> Dropping<'_, C> {
             }
             rest = range.from(taken.run().end());
         }
-        debug!(lba, blocks, ok = written.is_ok(), "dropped cached blocks");
-        written?;
-        self.flushing.all().await?;
-        self.file.kept_since(since)
+        written
     }
 }

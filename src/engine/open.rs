@@ -7,7 +7,7 @@ use crate::backend::CacheOps;
 use crate::config::{CacheConfig, OfflinePolicy};
 use crate::file::{CacheFile, stored_total_blocks};
 use crate::geometry::Geometry;
-use crate::identity::cached_reader_identity_string;
+use crate::identity::checked_reader_identity_string;
 
 use super::contact::Contact;
 
@@ -87,7 +87,7 @@ where
     S: BlockReader,
     C: CacheOps,
 {
-    let identity = cached_reader_identity_string(source);
+    let identity = checked_reader_identity_string(source)?;
     let Some(total_blocks) = stored_total_blocks(&cache, identity.len()).await? else {
         return Ok(None);
     };
@@ -107,6 +107,6 @@ where
     S: BlockReader,
     C: CacheOps,
 {
-    let identity = cached_reader_identity_string(source);
+    let identity = checked_reader_identity_string(source)?;
     CacheFile::new(cache, geometry, identity, config.verify(), config.bypass())
 }

@@ -34,7 +34,11 @@ fn read(shared: &Shared, dropped: bool) -> bool {
             led = true;
             if !dropped {
                 let run = fetch.span();
-                shared.validity.fill(run).expect("memory").publish(run);
+                shared
+                    .validity
+                    .fill(run)
+                    .expect("memory")
+                    .publish(Some(run));
                 fetch.leads().for_each(Lead::published);
             }
         }

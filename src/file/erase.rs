@@ -19,14 +19,18 @@ use crate::port::ReadPieces;
 use crate::run::Run;
 use crate::turn::Turns;
 
+use super::stored::has_byte;
 use super::{CacheFile, zeroed};
 
 /// How many checksums are looked at in one go: 4 KiB of them. Where one of them is set all of these are written, so
 /// that few blocks here and there do not take much more room for having been dropped.
 const SUMS_AT_ONCE: u64 = 512;
 
-/// How many chunks of the bitmap are erased before other tasks get their turn.
-const PARTS_A_TURN: u32 = 2;
+/// After so many steps other tasks get their turn.
+const STEPS_A_TURN: u32 = 16;
+
+/// Checksums of more bytes than this are cut off rather than overwritten, where all of them go.
+const LONG_SUMS_BYTES: u64 = 64 << 10;
 
 impl<C: CacheOps> CacheFile<C> {
     /// Makes `run` not valid for this process.
@@ -41,19 +45,46 @@ impl<C: CacheOps> CacheFile<C> {
     /// Cost: for each part that there is room for in the bitmap, one write of bits, and one read and at most one write
     /// for each [`SUMS_AT_ONCE`] checksums.
     pub(crate) async fn erase(&self, run: Run) -> GibbloxResult<()> {
-        let mut turns = Turns::every(PARTS_A_TURN);
+        let mut turns = Turns::every(STEPS_A_TURN);
         for part in self.validity.reserved(run) {
             // Also where no bit is set in memory: a write that was dropped or failed may have left one in the file.
             self.write_bits(part).await?;
             if self.has_checksums() {
-                self.erase_sums(part).await?;
+                self.erase_sums(part, &mut turns).await?;
             }
             turns.done().await;
         }
         Ok(())
     }
 
-    async fn erase_sums(&self, run: Run) -> GibbloxResult<()> {
+    /// Whether `run` is all that the checksums belong to, and they are so many that cutting them off is less work.
+    pub(crate) fn can_erase_at_once(&self, run: Run) -> bool {
+        let sums = self.layout.sums();
+        self.has_checksums()
+            && run.blocks() == self.geometry.total_blocks()
+            && sums.end - sums.start > LONG_SUMS_BYTES
+    }
+
+    /// [`erase`](Self::erase) for all of the device, `run`, of which no block is stored meanwhile. Finds the blocks too that an
+    /// earlier process wrote without setting their bits, unless the backend cannot be cut off.
+    ///
+    /// Cost: two changes of length, and one write of bits for each part that there is room for in the bitmap.
+    pub(crate) async fn erase_all(&self, run: Run) -> GibbloxResult<()> {
+        let sums = self.layout.sums();
+        let cut = self.calls().set_len(sums.start).await;
+        if cut.is_err() || has_byte(&self.calls(), sums.start).await.unwrap_or(true) {
+            return self.erase(run).await;
+        }
+        self.calls().set_len(sums.end).await?;
+        let mut turns = Turns::every(STEPS_A_TURN);
+        for part in self.validity.reserved(run) {
+            self.write_bits(part).await?;
+            turns.done().await;
+        }
+        Ok(())
+    }
+
+    async fn erase_sums(&self, run: Run, turns: &mut Turns) -> GibbloxResult<()> {
         // After a flush that failed, zeros that are read need not be those of the medium.
         let always = self.validity.was_distrusted();
         let mut sums = zeroed(Layout::sums_len(run.first(SUMS_AT_ONCE)), "checksums")?;
@@ -72,6 +103,7 @@ impl<C: CacheOps> CacheFile<C> {
                     sums.fill(0);
                     self.calls().write(piece.offset_bytes, sums).await?;
                 }
+                turns.done().await;
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Opening: a file that matches is used, anything else is rebuilt. The orders of writes are the format's.
 
+use core::fmt;
 use core::ops::Range;
 
 use gibblox_core::GibbloxResult;
@@ -7,9 +8,9 @@ use tracing::{debug, warn};
 
 use crate::backend::CacheOps;
 use crate::bitmap::{Validity, any_set};
-use crate::error::{not_open, short_read};
+use crate::error::short_read;
 use crate::format::checksum::Checksums;
-use crate::format::header::{Header, PREFIX_BYTES, Reason, UNREADABLE};
+use crate::format::header::{BEGUN_BYTES, Header, PREFIX_BYTES, Reason, UNREADABLE};
 use crate::port::{Calls, ReadPieces};
 use crate::sync::Ordering;
 use crate::turn::yield_now;
@@ -20,14 +21,21 @@ use super::{CHECKED, CacheFile, LEGACY, LEGACY_SHORT};
 
 /// What becomes of a backend that holds no file of this source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Otherwise {
+pub(super) enum Otherwise {
     Rebuild,
     Leave,
 }
 
-/// What lies on the backend.
+/// Whether an opening waits while another reader of the array opens its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
+pub(super) enum Waits {
+    Yes,
+    No,
+}
+
+/// What lies on the backend.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
     /// The file of this source.
     Ours(Checksums),
     /// That of another source.
@@ -36,19 +44,30 @@ enum Found {
     Nothing(Reason),
 }
 
+/// As the log shows it: the reason alone.
+impl fmt::Debug for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ours(_) => f.write_str("Ours"),
+            Self::Other => f.write_str("Other"),
+            Self::Nothing(reason) => reason.fmt(f),
+        }
+    }
+}
+
 impl<C: CacheOps> CacheFile<C> {
     /// Opens the file where it is not open yet: uses what is there, or rebuilds it.
     ///
     /// Cancellation is strict: a file that was left in the middle is closed, and opened from the beginning next time.
     pub(crate) async fn open(&self) -> GibbloxResult<()> {
         let _alone = self.opening.lock().await;
-        self.open_alone(Otherwise::Rebuild).await
+        self.open_alone(Otherwise::Rebuild, Waits::Yes).await
     }
 
     /// Opens the file if it is one of this source; what is there otherwise is not touched, and an error is returned.
     pub(crate) async fn open_found(&self) -> GibbloxResult<()> {
         let _alone = self.opening.lock().await;
-        self.open_alone(Otherwise::Leave).await
+        self.open_alone(Otherwise::Leave, Waits::Yes).await
     }
 
     /// [`open`](Self::open), unless another task is at it, or the last attempt failed a moment ago: a task that only
@@ -59,7 +78,7 @@ impl<C: CacheOps> CacheFile<C> {
         }
         if let Some(_alone) = self.opening.try_lock() {
             // It was counted and logged where it failed, and the read goes on without the cache.
-            let _ = self.open_alone(Otherwise::Rebuild).await;
+            let _ = self.open_alone(Otherwise::Rebuild, Waits::No).await;
         }
     }
 
@@ -71,7 +90,7 @@ impl<C: CacheOps> CacheFile<C> {
         }
     }
 
-    async fn open_alone(&self, otherwise: Otherwise) -> GibbloxResult<()> {
+    async fn open_alone(&self, otherwise: Otherwise, waits: Waits) -> GibbloxResult<()> {
         if self.is_open() {
             return Ok(());
         }
@@ -81,7 +100,7 @@ impl<C: CacheOps> CacheFile<C> {
         self.validity.clear();
         let calls = self.calls().quiet();
         let failures_before = self.counts().backend_failures();
-        let opened = self.find_or_rebuild(&calls, otherwise).await;
+        let opened = self.open_owned(&calls, otherwise, waits).await;
         match opened {
             Ok(state) => {
                 calls.settle(true);
@@ -100,30 +119,20 @@ impl<C: CacheOps> CacheFile<C> {
         }
     }
 
-    /// Opens what is there, or rebuilds it; the state that the file is in then.
-    async fn find_or_rebuild(
+    /// Whose file it is; asked again where it is not ours, since it is rebuilt then, and one answer is not a fact.
+    pub(super) async fn find(
         &self,
         calls: &Calls<'_, C, Validity>,
-        otherwise: Otherwise,
-    ) -> GibbloxResult<usize> {
-        let header = Header::new(self.geometry, &self.identity)?;
-        let mut found = self.find(calls, header).await?;
-        if !matches!(found, Found::Ours(_)) {
-            // What is not ours is rebuilt, and one answer is not a fact.
-            found = self.find(calls, header).await?;
-        }
-        match found {
-            Found::Ours(checksums) => self.load(calls, checksums).await,
-            Found::Other | Found::Nothing(_) if otherwise == Otherwise::Leave => Err(not_open()),
-            why => {
-                self.rebuild(calls, header, why).await?;
-                Ok(CHECKED)
-            }
+        header: Header<'_>,
+    ) -> GibbloxResult<Found> {
+        match self.look_whose(calls, header).await? {
+            Found::Ours(checksums) => Ok(Found::Ours(checksums)),
+            Found::Other | Found::Nothing(_) => self.look_whose(calls, header).await,
         }
     }
 
-    /// Whose file it is.
-    async fn find(
+    /// Whose file it looks like.
+    async fn look_whose(
         &self,
         calls: &Calls<'_, C, Validity>,
         header: Header<'_>,
@@ -146,7 +155,7 @@ impl<C: CacheOps> CacheFile<C> {
     /// Of a file that is too short, what is missing is not valid, and the rest is served, also where the backend
     /// refuses to repair it. Without checksums nothing is stored there then: the file would grow over bits that claim
     /// its holes to be data (I6). With checksums a hole matches none.
-    async fn load(
+    pub(super) async fn load(
         &self,
         calls: &Calls<'_, C, Validity>,
         checksums: Checksums,
@@ -204,14 +213,21 @@ impl<C: CacheOps> CacheFile<C> {
     /// Cost: two flushes, a change of length and a look at the bitmap where there was nothing. Otherwise three flushes, two
     /// changes of length, and zeros over the bitmap; over the checksums too, on a backend that cannot be cut off (a
     /// partition).
-    async fn rebuild(
+    pub(super) async fn rebuild(
         &self,
         calls: &Calls<'_, C, Validity>,
         header: Header<'_>,
         why: Found,
     ) -> GibbloxResult<()> {
         debug!(identity = self.identity, why = ?why, "rebuilding the cache file");
-        let is_new = why == Found::Nothing(Reason::Empty);
+        let is_new = match why {
+            Found::Nothing(Reason::Empty) => true,
+            // As good as empty: a new file that was begun, and nothing after that.
+            Found::Nothing(Reason::Blank) => {
+                calls.read_some(BEGUN_BYTES as u64, &mut [0]).await? == 0
+            }
+            _ => false,
+        };
         if !is_new {
             self.tell_loss(calls, why).await;
             // What the old header described is about to be overwritten, and a loss of power may keep that and the

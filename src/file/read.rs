@@ -20,7 +20,7 @@ use alloc::collections::VecDeque;
 
 use gibblox_core::{GibbloxError, GibbloxResult};
 use smallvec::{SmallVec, smallvec};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::backend::CacheOps;
 use crate::bitmap::{Flaw, Look, Sight};
@@ -338,7 +338,7 @@ impl<C: CacheOps> CacheFile<C> {
     /// Whether the policy wants a run compared before it is served.
     fn must_compare(&self, look: Look<'_>) -> bool {
         match self.verify {
-            VerifyPolicy::OnFirstRead => !look.is_trusted(),
+            VerifyPolicy::OnFirstRead | VerifyPolicy::OnFirstReadOfStored => !look.is_trusted(),
             VerifyPolicy::OnEveryRead => true,
             VerifyPolicy::Never => self.validity.was_distrusted() && !look.is_trusted(),
         }
@@ -427,6 +427,10 @@ impl<C: CacheOps> CacheFile<C> {
         for flaw in &mut found.flaws {
             flaw.is_wrong |= flaw.run.start() >= missing.start();
         }
+        if found.flaws.iter().all(|flaw| flaw.is_wrong) {
+            // Nothing is there that could not be read.
+            found.error = None;
+        }
         if checksums == Checksums::Xxh3 {
             self.validity.distrust_all();
         } else {
@@ -434,13 +438,23 @@ impl<C: CacheOps> CacheFile<C> {
         }
     }
 
+    /// Told again whenever their number has doubled, so that a damaged disk does not fill the log.
     #[cold]
     fn mismatched(&self, run: Run) {
-        self.counts().mismatched_blocks.add(run.blocks());
-        warn!(
-            lba = run.start(),
-            blocks = run.blocks(),
-            "cached blocks do not match their checksums and are fetched again"
-        );
+        let (lba, blocks) = (run.start(), run.blocks());
+        let before = self.counts().mismatched_blocks.get();
+        self.counts().mismatched_blocks.add(blocks);
+        let so_far = before.saturating_add(blocks);
+        if before == 0 || before.ilog2() != so_far.ilog2() {
+            warn!(
+                lba,
+                blocks, so_far, "cached blocks do not match their checksums and are fetched again"
+            );
+        } else {
+            debug!(
+                lba,
+                blocks, so_far, "cached blocks do not match their checksums"
+            );
+        }
     }
 }

@@ -11,6 +11,7 @@ use gibblox_core::GibbloxResult;
 
 use crate::backend::CacheOps;
 use crate::bitmap::{Filling, Published, State, Validity};
+use crate::config::VerifyPolicy;
 use crate::error::{not_durable, not_open};
 use crate::format::checksum::{Checksums, SUM_BYTES};
 use crate::format::layout::Layout;
@@ -48,7 +49,10 @@ impl<C: CacheOps> CacheFile<C> {
             Checksums::Absent => {}
             Checksums::Xxh3 => self.write_sums(run, data).await?,
         }
-        let published = self.publish(filling, asked, since).await?;
+        let trusts =
+            checksums == Checksums::Absent || self.verify != VerifyPolicy::OnFirstReadOfStored;
+        let trusted = trusts.then_some(asked);
+        let published = self.publish(filling, trusted, since).await?;
         if checksums == Checksums::Absent && !published.is_trusted {
             // A flush failed in the meantime, and nothing will ever tell whether these bytes were in it.
             self.validity.invalidate(run);
@@ -86,7 +90,7 @@ impl<C: CacheOps> CacheFile<C> {
     async fn publish(
         &self,
         filling: Filling<'_>,
-        asked: Run,
+        trusted: Option<Run>,
         since: Since,
     ) -> GibbloxResult<Published> {
         let run = filling.run();
@@ -95,7 +99,7 @@ impl<C: CacheOps> CacheFile<C> {
                 // First: what is valid is durable after the next flush, or known to be lost.
                 self.unkept.wrote(run, since);
             }
-            filling.publish(asked)
+            filling.publish(trusted)
         };
         self.write_bits_with(run, Some(run), publish).await
     }
@@ -120,6 +124,7 @@ impl<C: CacheOps> CacheFile<C> {
         let bytes = Run::block(first).until(first + bytes);
         let _alone = self.bitmap_writers.take_all(bytes).await;
         self.validity.encode(first, extra, &mut bits);
+        self.keep_bits_of_others(first, run, &mut bits).await?;
         let offset = self.layout.bitmap().start + first;
         let written = self.calls().write(offset, &bits).await;
         if written.is_err() {

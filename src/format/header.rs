@@ -20,6 +20,9 @@ pub(crate) const VERSION: u8 = 2;
 /// Bytes in front of the identity.
 pub(crate) const PREFIX_BYTES: usize = 28;
 
+/// What a new file may begin with before it is built: zeros for the magic, and the first eight bytes of an identity.
+pub(crate) const BEGUN_BYTES: usize = PREFIX_BYTES + 8;
+
 /// Zeros over these bytes make a header unreadable: the magic and the version, in one sector.
 pub(crate) const UNREADABLE: [u8; 8] = [0; 8];
 

@@ -66,5 +66,7 @@
 //! valid, and slots that read zero match nothing.
 
 pub(crate) mod checksum;
+#[cfg(all(feature = "std", any(unix, windows)))]
+pub(crate) mod family;
 pub(crate) mod header;
 pub(crate) mod layout;

@@ -99,3 +99,9 @@ mod drop {
     /// In no image that a power cut can leave do they come back.
     mod power;
 }
+
+/// What people report about caches like this one, family by family.
+mod reports;
+
+/// The map of the code is true.
+mod house;

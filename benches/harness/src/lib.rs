@@ -21,7 +21,7 @@ mod reads;
 mod rounds;
 mod table;
 
-pub use alloc::{Allocations, CountingAllocator, count_allocations};
+pub use alloc::{Allocations, CountingAllocator, RefusingAllocator, count_allocations, refuse};
 pub use clock::{Stopwatch, timed};
 pub use device::{Device, Order, mix};
 pub use poll::{Parking, Slow, drive, ready};

@@ -235,6 +235,22 @@ impl Loose {
         Ok(())
     }
 
+    /// Whether nothing was ever written to the `len` bytes at `offset`, nor near enough to share memory with it.
+    pub(super) fn is_untouched(&self, offset: u64, len: usize) -> bool {
+        pieces(offset, len).all(|(number, within, _)| {
+            self.shard(number).read(|shard| {
+                let Ok(index) = shard.search(number) else {
+                    return true;
+                };
+                let extents = &shard.chunks[index].extents;
+                let first = extents.partition_point(|extent| extent.end() <= within.start);
+                extents
+                    .get(first)
+                    .is_none_or(|extent| within.end <= extent.start)
+            })
+        })
+    }
+
     /// Forgets what lies from `end` on.
     pub(super) fn truncate(&self, end: u64) {
         for shard in &self.shards {

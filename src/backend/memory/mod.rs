@@ -22,7 +22,7 @@ use alloc::boxed::Box;
 use async_trait::async_trait;
 use gibblox_core::{GibbloxError, GibbloxErrorKind, GibbloxResult};
 
-use super::CacheOps;
+use super::{CacheOps, Tenants};
 use crate::sync::{Length, Lock};
 
 use frozen::{Frozen, LEAST, Piece};
@@ -64,6 +64,7 @@ pub struct MemoryCacheOps {
     loose: Loose,
     /// Held while a frozen piece is moved: of two who overwrite different parts of it, one moves it.
     moving: Lock<()>,
+    tenants: Tenants,
 }
 
 /// How much of `len` bytes lies between two offsets.
@@ -72,7 +73,7 @@ fn count(from: u64, to: u64, len: usize) -> usize {
 }
 
 impl MemoryCacheOps {
-    /// An empty cache. Allocates nothing.
+    /// An empty cache. Allocates a hundred bytes or so.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -213,5 +214,22 @@ impl CacheOps for MemoryCacheOps {
 
     fn write_now(&self, offset: u64, data: &[u8]) -> Option<GibbloxResult<()>> {
         Some(self.write(offset, data))
+    }
+
+    /// Costs nothing where nothing was written yet. Elsewhere the zeros have to be written.
+    async fn write_zeros(&self, offset: u64, len: u64) -> GibbloxResult<bool> {
+        let (Some(end), Ok(bytes)) = (offset.checked_add(len), usize::try_from(len)) else {
+            return Ok(false);
+        };
+        let untouched = matches!(self.piece_at(offset, end), (None, next) if end <= next)
+            && self.loose.is_untouched(offset, bytes);
+        if untouched && len != 0 {
+            self.len.at_least(end);
+        }
+        Ok(untouched)
+    }
+
+    fn tenants(&self) -> Option<&Tenants> {
+        Some(&self.tenants)
     }
 }

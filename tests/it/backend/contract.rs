@@ -3,7 +3,6 @@
 
 use crate::support::{Backend, Immediate, finish, for_seeds};
 use async_trait::async_trait;
-use file_cache::FileCache;
 use gibblox_cache::contract::{self, Broken, Rule, Suite};
 use gibblox_cache::{CacheOps, MemoryCacheOps};
 use gibblox_core::{GibbloxError, GibbloxErrorKind, GibbloxResult};
@@ -11,8 +10,6 @@ use mutant::{MUTANTS, Mutant};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-#[path = "../../../examples/remote_image/file_cache.rs"]
-mod file_cache;
 mod mutant;
 
 /// How long the backends of these tests become: they have no holes.
@@ -73,33 +70,6 @@ fn a_partition_keeps_the_contract_whatever_is_in_it() {
             finish(Suite::fixed(len).check(make)).unwrap();
         }
     }
-}
-
-#[tokio::test]
-async fn a_file_keeps_the_contract() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut files = 0;
-    let make = async || {
-        files += 1;
-        FileCache::open(&folder.path().join(files.to_string())).unwrap()
-    };
-    contract::check(make).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_reader_over_a_file_finds_its_blocks_again() {
-    use crate::support::{Source, read};
-    use gibblox_cache::CachedBlockReader;
-
-    let source = Source::new(14, 512, 100);
-    let folder = tempfile::tempdir().unwrap();
-    for _ in 0..2 {
-        let file = FileCache::open(&folder.path().join("cache")).unwrap();
-        let opening = CachedBlockReader::new(Arc::clone(&source), file);
-        let reader = opening.await.unwrap();
-        source.assert_bytes(5, &read(&reader, 5, 90).await.unwrap());
-    }
-    assert_eq!(source.reads(), [(5, 90)]);
 }
 
 #[test]
@@ -167,7 +137,7 @@ fn a_backend_that_does_one_thing_wrong_is_told_which_rule_it_breaks() {
     for_seeds(1, |rng| find_all(Suite::new().with_seed(rng.next())));
     // All rules but two: a backend cannot get its `Arc` wrong, and a size that is kept is below.
     let rules: BTreeSet<_> = MUTANTS.iter().map(|(_, rule)| rule.to_string()).collect();
-    assert_eq!(rules.len(), 13);
+    assert_eq!(rules.len(), 16);
 }
 
 /// How a backend that should keep its size fails to.

@@ -41,6 +41,8 @@ pub(crate) enum Fault {
     Garbage,
     /// With `Ok` and half of the bytes. What is no read fails as [`Torn`](Self::Torn).
     Short,
+    /// With `Ok` and no byte, as if the end were here. What is no read fails as [`Torn`](Self::Torn).
+    Empty,
     /// With a panic, after half of the work.
     Panic,
 }
@@ -293,6 +295,10 @@ impl CacheOps for Backend {
                 count /= 2;
                 scribble(&mut out[count..]);
             }
+            Some(Fault::Empty) => {
+                count = 0;
+                scribble(out);
+            }
             Some(Fault::Error | Fault::Torn | Fault::Garbage) => {
                 scribble(out);
                 return Err(error("cannot read"));
@@ -383,6 +389,10 @@ impl CacheOps for Immediate {
                 scribble(&mut out[count / 2..]);
                 Some(Ok(count / 2))
             }
+            Some(Fault::Empty) => {
+                scribble(out);
+                Some(Ok(0))
+            }
             Some(Fault::Error | Fault::Torn | Fault::Garbage) => {
                 scribble(out);
                 Some(Err(error("cannot read")))
@@ -398,7 +408,7 @@ impl CacheOps for Immediate {
         let kept = match fault {
             None => data.to_vec(),
             Some(Fault::Error) => Vec::new(),
-            Some(Fault::Torn | Fault::Short | Fault::Panic) => data[..half].to_vec(),
+            Some(Fault::Torn | Fault::Short | Fault::Empty | Fault::Panic) => data[..half].to_vec(),
             Some(Fault::Garbage) => [&data[..half], &vec![0xB6; data.len() - half]].concat(),
         };
         let written = self.0.state().write(offset, &kept);

@@ -6,12 +6,12 @@ use async_trait::async_trait;
 use core::future::poll_fn;
 use core::task::Poll;
 use gibblox_cache::contract::Rule;
-use gibblox_cache::{CacheOps, MemoryCacheOps};
+use gibblox_cache::{CacheOps, LockMode, LockOutcome, MemoryCacheOps, Tenants};
 use gibblox_core::GibbloxResult;
 use std::sync::Mutex;
 
 /// What is wrong, and the rule that it breaks.
-pub(super) const MUTANTS: [(Wrong, Rule); 41] = [
+pub(super) const MUTANTS: [(Wrong, Rule); 48] = [
     (Wrong::HasBytes, Rule::Starts),
     (Wrong::FailsBeyondTheEnd, Rule::Succeeds),
     (Wrong::FailsLargeWrites, Rule::Succeeds),
@@ -53,6 +53,13 @@ pub(super) const MUTANTS: [(Wrong, Rule); 41] = [
     (Wrong::Has32Bits, Rule::Far),
     (Wrong::SwallowsOverflow, Rule::Far),
     (Wrong::Wraps, Rule::Far),
+    (Wrong::ForgetsZeros, Rule::Zeros),
+    (Wrong::ZerosOneMore, Rule::Zeros),
+    (Wrong::ZerosAndDenies, Rule::Zeros),
+    (Wrong::IsNotFree, Rule::Owner),
+    (Wrong::RefusesItself, Rule::Owner),
+    (Wrong::ClearsWhenLocked, Rule::Owner),
+    (Wrong::RenewsNothing, Rule::Renew),
 ];
 
 /// What a backend does wrong.
@@ -99,12 +106,20 @@ pub(super) enum Wrong {
     Has32Bits,
     SwallowsOverflow,
     Wraps,
+    ForgetsZeros,
+    ZerosOneMore,
+    ZerosAndDenies,
+    IsNotFree,
+    RefusesItself,
+    ClearsWhenLocked,
+    RenewsNothing,
 }
 
 /// A backend that does one thing wrong, and all else right.
 pub(super) struct Mutant {
     wrong: Wrong,
     inner: MemoryCacheOps,
+    tenants: [Tenants; 2],
     /// What some of them have to remember.
     state: Mutex<Memory>,
 }
@@ -129,6 +144,7 @@ impl Mutant {
         let mutant = Self {
             wrong,
             inner: MemoryCacheOps::new(),
+            tenants: [Tenants::new(), Tenants::new()],
             state: Mutex::default(),
         };
         if wrong == Wrong::HasBytes {
@@ -386,6 +402,45 @@ impl CacheOps for Mutant {
             Wrong::AnswersAnError if offset > 50_000 => Some(Err(refused("not here"))),
             _ => None,
         }
+    }
+
+    async fn write_zeros(&self, offset: u64, len: u64) -> GibbloxResult<bool> {
+        match self.wrong {
+            Wrong::ForgetsZeros => Ok(true),
+            Wrong::ZerosOneMore => {
+                self.write_at(offset, &vec![0; len as usize + 1]).await?;
+                Ok(true)
+            }
+            Wrong::ZerosAndDenies => {
+                self.write_at(offset, &vec![0; len as usize]).await?;
+                Ok(false)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn tenants(&self) -> Option<&Tenants> {
+        if self.is(Wrong::IsNotFree) {
+            let mut state = lock(&self.state);
+            state.later.push((u32::MAX, Job::SetLen(0)));
+            return self.tenants.get(state.later.len() % 2);
+        }
+        None
+    }
+
+    async fn lock(&self, mode: LockMode) -> LockOutcome {
+        match (self.wrong, mode) {
+            (Wrong::RefusesItself, LockMode::Shared) => LockOutcome::Refused,
+            (Wrong::ClearsWhenLocked, LockMode::Sole) => {
+                let cleared = self.inner.set_len(0).await;
+                cleared.map_or(LockOutcome::Unknown, |()| LockOutcome::Granted)
+            }
+            _ => LockOutcome::Unknown,
+        }
+    }
+
+    async fn renew(&self) -> GibbloxResult<bool> {
+        Ok(self.is(Wrong::RenewsNothing))
     }
 
     fn write_now(&self, offset: u64, data: &[u8]) -> Option<GibbloxResult<()>> {

@@ -1,0 +1,106 @@
+//! Positional I/O and a lock beside the file, on Windows.
+//!
+//! Locks on a file are mandatory there: another handle cannot even read what is locked. So a second file is held open,
+//! and what others may do with it meanwhile, its share mode, is the lock: who wants it shared lets others read, who wants
+//! it alone lets others do nothing. It ends with the handle, hence with the process.
+//!
+//! Files are not renewed: the lock file belongs to the name and not to the file, so a fresh file under the same name would
+//! have the locks of the old one.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::windows::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::{Array, Links};
+use crate::backend::{LockMode, LockOutcome};
+
+const SHARE_NOTHING: u32 = 0;
+const SHARE_READ: u32 = 1;
+const OPEN_REPARSE_POINT: u32 = 0x0020_0000;
+const ERROR_SHARING_VIOLATION: i32 = 32;
+
+// These two move the cursor of the file as well. Nothing here looks at it.
+
+pub(super) fn read_some(file: &File, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+    file.seek_read(out, offset)
+}
+
+pub(super) fn write_some(file: &File, offset: u64, data: &[u8]) -> io::Result<usize> {
+    file.seek_write(data, offset)
+}
+
+pub(super) fn prepare(options: &mut OpenOptions, links: Links) {
+    if links == Links::Refused {
+        // The link itself is opened, and is no regular file.
+        options.custom_flags(OPEN_REPARSE_POINT);
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "other systems can fail")]
+pub(super) const fn punch_hole(_: &File, _: u64, _: u64) -> io::Result<bool> {
+    Ok(false)
+}
+
+#[derive(Debug)]
+pub(super) struct Lock {
+    path: PathBuf,
+    held: Option<File>,
+}
+
+impl Lock {
+    pub(super) fn new(path: &Path) -> Self {
+        let mut name = OsString::from(path);
+        name.push(".lock");
+        Self {
+            path: name.into(),
+            held: None,
+        }
+    }
+
+    /// Opens the lock file, which is the lock.
+    fn open(&self, mode: LockMode) -> Result<File, LockOutcome> {
+        // It may be there, and held. Then this fails, and the next call finds it.
+        let _ = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&self.path);
+        let share = match mode {
+            LockMode::Shared => SHARE_READ,
+            LockMode::Sole => SHARE_NOTHING,
+        };
+        let held = OpenOptions::new()
+            .read(true)
+            .share_mode(share)
+            .open(&self.path);
+        held.map_err(|error| match error.raw_os_error() {
+            Some(ERROR_SHARING_VIOLATION) => LockOutcome::Refused,
+            _ => LockOutcome::Unknown,
+        })
+    }
+
+    pub(super) fn take(&mut self, _: &Array, mode: LockMode) -> LockOutcome {
+        self.held = None;
+        match self.open(mode) {
+            Ok(held) => {
+                self.held = Some(held);
+                LockOutcome::Granted
+            }
+            Err(outcome) => outcome,
+        }
+    }
+
+    pub(super) fn release(&mut self, _: &Array) {
+        self.held = None;
+    }
+
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "other systems can"
+    )]
+    pub(super) const fn renew(&mut self, _: &Array) -> io::Result<bool> {
+        Ok(false)
+    }
+}

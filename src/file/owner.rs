@@ -1,0 +1,309 @@
+//! Readers-writer locking of an array while its file is opened: who may use it, who may reset it, and who goes without.
+//!
+//! ```text
+//!   join the tenants ── of another identity? ──► go without
+//!        │
+//!        ├─ not the first one ───────────► use what the others have, or go without
+//!        ▼
+//!   lock Sole ── granted ──► use it, or rebuild it ──► lock Shared ──► look at the header again
+//!        │ refused
+//!        ▼
+//!   lock Shared ─ granted ─► ours: use it, with others
+//!                            another source's: renew, and begin again; or go without
+//!                            none yet: another process is about to build it, begin again
+//! ```
+//!
+//! A file is reset only under a sole lock, and a reader keeps a shared one while it lives, so no file is reset under a
+//! live reader. A lock that changes its mode may be lost in between, so the header is read after it has changed. A
+//! reader that is refused keeps no lock: of two that want the same, one gets it.
+//!
+//! A reader that goes without tries again as after any failure to open: less and less often when it misses.
+//!
+//! # Sharing
+//!
+//! Readers of one identity share a file without telling each other what they store. Each trusts what it wrote or compared,
+//! as if the others were earlier processes. A reader that knows of others writes the bits of its own blocks and leaves those
+//! beside them as the file has them. The first of several processes does not know: what others store beside its blocks
+//! may be fetched again by the process after them.
+//!
+//! # What was not done
+//!
+//! Waiting for a lock for long: it takes a thread or a timer. Asking before each write whether the file is still there: a lock that
+//! is kept answers that once.
+
+use alloc::boxed::Box;
+use alloc::format;
+use core::future::poll_fn;
+use core::task::Poll;
+
+use gibblox_core::GibbloxResult;
+use once_cell::race::OnceBox;
+use tracing::{debug, warn};
+
+use crate::backend::{CacheOps, LockMode, LockOutcome, Tenant};
+use crate::bitmap::Validity;
+use crate::error::{busy, not_open, read_only, taken};
+use crate::format::header::{Header, Reason};
+use crate::port::{Calls, ReadPieces};
+use crate::run::Run;
+use crate::sync::{AtomicBool, Ordering};
+
+use super::open::{Found, Otherwise, Waits};
+use super::{CHECKED, CacheFile, zeroed};
+
+/// How often an opening begins again because another process is at the same.
+const TRIES: usize = 8;
+
+/// One reader's right to the array.
+#[derive(Debug, Default)]
+pub(super) struct Owner {
+    /// While the file is open, where the backend knows its tenants.
+    tenant: OnceBox<Tenant>,
+    /// Whether another reader had the file open when this one opened it.
+    is_second: AtomicBool,
+    /// Whether the last attempt to open was refused.
+    is_refused: AtomicBool,
+}
+
+impl Owner {
+    /// Whether another reader uses the array and this one goes without.
+    pub(super) fn is_refused(&self) -> bool {
+        self.is_refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether other readers may write to the file.
+    fn shares(&self) -> bool {
+        self.is_second.load(Ordering::Relaxed)
+            || self.tenant.get().is_some_and(|tenant| !tenant.is_alone())
+    }
+}
+
+/// What an opening came to.
+enum Outcome {
+    Open(usize),
+    /// Another reader has the array, for as long as it lives.
+    Taken,
+    /// Another process is just building the file, or this source's is not there and may not be built.
+    NotNow,
+}
+
+impl<C: CacheOps> CacheFile<C> {
+    /// Uses or rebuilds what is on the backend, as far as other readers of it let this one. Returns the state that
+    /// the file is in then.
+    ///
+    /// Cancellation is strict: a place among the tenants, and the lock, are given back.
+    pub(super) async fn open_owned(
+        &self,
+        calls: &Calls<'_, C, Validity>,
+        otherwise: Otherwise,
+        waits: Waits,
+    ) -> GibbloxResult<usize> {
+        let header = Header::new(self.geometry, &self.identity)?;
+        let tenant = match self.port.tenants() {
+            None => None,
+            Some(tenants) => {
+                let geometry = self.geometry;
+                let (size, blocks) = (geometry.block_size(), geometry.total_blocks());
+                let who = format!("{size} {blocks} {}", self.identity);
+                let Some(tenant) = tenants.join(&who)? else {
+                    return Err(self.refused("another reader in this process"));
+                };
+                Some(tenant)
+            }
+        };
+        let outcome = {
+            let alone = match (&tenant, waits) {
+                (None, _) => None,
+                (Some(tenant), Waits::Yes) => Some(tenant.opens_alone().await),
+                (Some(tenant), Waits::No) => Some(tenant.opens_alone_now().ok_or_else(busy)?),
+            };
+            let is_first = tenant.as_ref().is_none_or(Tenant::is_alone);
+            let outcome = if is_first {
+                self.open_first(calls, header, otherwise, waits).await
+            } else {
+                self.open_beside(calls, header).await
+            };
+            drop(alone);
+            outcome?
+        };
+        match outcome {
+            Outcome::Open(state) => {
+                if let Some(tenant) = tenant {
+                    // It is opened once, so there is none yet.
+                    let _ = self.owner.tenant.set(Box::new(tenant));
+                }
+                if self.owner.is_refused.swap(false, Ordering::Relaxed) {
+                    debug!("the cache file is used: the reader that had it has gone");
+                }
+                Ok(state)
+            }
+            Outcome::Taken => Err(self.refused("another process")),
+            Outcome::NotNow if self.port.is_read_only() => Err(read_only()),
+            Outcome::NotNow if otherwise == Otherwise::Leave => Err(not_open()),
+            Outcome::NotNow => Err(busy()),
+        }
+    }
+
+    #[cold]
+    fn refused(&self, by: &str) -> gibblox_core::GibbloxError {
+        if !self.owner.is_refused.swap(true, Ordering::Relaxed) {
+            warn!(
+                identity = self.identity,
+                "reading without a cache: {by} uses the array for another source"
+            );
+        }
+        taken()
+    }
+
+    /// Opens beside other tenants of the same identity: they have the lock, and may not lose what they have.
+    async fn open_beside(
+        &self,
+        calls: &Calls<'_, C, Validity>,
+        header: Header<'_>,
+    ) -> GibbloxResult<Outcome> {
+        self.owner.is_second.store(true, Ordering::Relaxed);
+        self.open_unlocked(calls, header, false).await
+    }
+
+    /// Opens as the only tenant.
+    async fn open_first(
+        &self,
+        calls: &Calls<'_, C, Validity>,
+        header: Header<'_>,
+        otherwise: Otherwise,
+        waits: Waits,
+    ) -> GibbloxResult<Outcome> {
+        let may_rebuild = otherwise == Otherwise::Rebuild && !self.port.is_read_only();
+        let mut outcome = Outcome::NotNow;
+        for _ in 0..TRIES {
+            match self.port.lock(LockMode::Sole).await {
+                LockOutcome::Unknown => {
+                    return self.open_unlocked(calls, header, may_rebuild).await;
+                }
+                LockOutcome::Granted => {
+                    let found = self.find(calls, header).await?;
+                    if !matches!(found, Found::Ours(_)) {
+                        if !may_rebuild {
+                            return Ok(Outcome::NotNow);
+                        }
+                        self.rebuild(calls, header, found).await?;
+                    }
+                    if self.port.lock(LockMode::Shared).await == LockOutcome::Granted {
+                        if let Found::Ours(checksums) = self.find(calls, header).await? {
+                            self.owner.is_second.store(false, Ordering::Relaxed);
+                            return self.load(calls, checksums).await.map(Outcome::Open);
+                        }
+                    }
+                }
+                LockOutcome::Refused => {
+                    let lock = self.port.lock(LockMode::Shared).await;
+                    if lock != LockOutcome::Refused {
+                        match self.find(calls, header).await? {
+                            Found::Ours(checksums) => {
+                                self.owner.is_second.store(true, Ordering::Relaxed);
+                                return self.load(calls, checksums).await.map(Outcome::Open);
+                            }
+                            _ if !may_rebuild => return Ok(Outcome::NotNow),
+                            // It is being built, and the next look finds whose it is.
+                            Found::Nothing(Reason::Empty | Reason::Blank | Reason::Truncated) => {}
+                            Found::Other | Found::Nothing(_) => match self.port.renew().await {
+                                Ok(true) => {}
+                                Ok(false) => return Ok(Outcome::Taken),
+                                Err(error) => {
+                                    debug!(%error, "there is no fresh array to be had");
+                                    outcome = Outcome::Taken;
+                                }
+                            },
+                        }
+                    }
+                }
+            }
+            match waits {
+                // The other process flushes what it builds. A flush of the same file here ends at about that time.
+                Waits::Yes => drop(calls.flush().await),
+                Waits::No => {}
+            }
+            yield_once().await;
+        }
+        Ok(outcome)
+    }
+
+    /// Opens without asking for a lock.
+    async fn open_unlocked(
+        &self,
+        calls: &Calls<'_, C, Validity>,
+        header: Header<'_>,
+        may_rebuild: bool,
+    ) -> GibbloxResult<Outcome> {
+        match self.find(calls, header).await? {
+            Found::Ours(checksums) => self.load(calls, checksums).await.map(Outcome::Open),
+            _ if !may_rebuild => Ok(Outcome::NotNow),
+            found => {
+                self.rebuild(calls, header, found).await?;
+                Ok(Outcome::Open(CHECKED))
+            }
+        }
+    }
+
+    /// Of `bits`, which are to be written at the byte `first` of the bitmap, takes only those of `run`, where other
+    /// readers may have set the others.
+    pub(super) async fn keep_bits_of_others(
+        &self,
+        first: u64,
+        run: Run,
+        bits: &mut [u8],
+    ) -> GibbloxResult<()> {
+        if !self.owner.shares() {
+            return Ok(());
+        }
+        let mut found = zeroed(bits.len(), "bits")?;
+        let offset = self.layout.bitmap().start + first;
+        self.calls().read_some(offset, &mut found).await?;
+        for (index, (bits, found)) in (0..).zip(bits.iter_mut().zip(found)) {
+            let of_run = bits_of(run, first.saturating_add(index).saturating_mul(8));
+            *bits = (*bits & of_run) | (found & !of_run);
+        }
+        Ok(())
+    }
+}
+
+/// The bits of a byte whose first one is that of block `lba` that belong to blocks of `run`.
+fn bits_of(run: Run, lba: u64) -> u8 {
+    let bit = |bound: u64| bound.saturating_sub(lba).min(8);
+    let below = |bit: u64| ((1_u16 << bit) - 1).to_le_bytes()[0];
+    below(bit(run.end())) & !below(bit(run.start()))
+}
+
+/// Lets other tasks run.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bits_of_a_run_are_its_own_and_no_others() {
+        for start in 0..40 {
+            for end in start + 1..40 {
+                let run = Run::new(start, end).expect("not empty");
+                for byte in 0..6 {
+                    let expected = (0..8)
+                        .filter(|bit| (start..end).contains(&(byte * 8 + bit)))
+                        .fold(0, |bits, bit| bits | 1 << bit);
+                    assert_eq!(bits_of(run, byte * 8), expected);
+                }
+            }
+        }
+    }
+}
