@@ -30,6 +30,10 @@ pub enum VerifyPolicy {
     OnEveryRead,
     /// Never, unless a flush has failed, the backend was bypassed, or the file became shorter: for a backend that checks
     /// its content itself. What the file says is served.
+    ///
+    /// It takes a flush to make what this serves certain. If power is lost before one, a block may count as valid whose
+    /// bytes did not arrive: it is served with what the medium has in their place, also with the old bytes of a block that
+    /// was [dropped](crate::CachedBlockReader::invalidate) and fetched again.
     Never,
 }
 
