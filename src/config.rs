@@ -30,6 +30,10 @@ pub enum VerifyPolicy {
     OnEveryRead,
     /// Never, unless a flush has failed, the backend was bypassed, or the file became shorter: for a backend that checks
     /// its content itself. What the file says is served.
+    ///
+    /// It takes a flush to make what this serves certain. If power is lost before one, a block may count as valid whose
+    /// bytes did not arrive: it is served with what the medium has in their place, also with the old bytes of a block that
+    /// was [dropped](crate::CachedBlockReader::invalidate) and fetched again.
     Never,
 }
 
@@ -56,15 +60,15 @@ pub enum OfflinePolicy {
 /// use gibblox_cache::{CacheConfig, VerifyPolicy};
 ///
 /// let config = CacheConfig::new()
-///     .with_flush_every_blocks(1024)
+///     .with_flush_every_bytes(16 << 20)
 ///     .with_window_bytes(4 << 20)
 ///     .with_verify(VerifyPolicy::OnEveryRead);
-/// assert_eq!(config.flush_every_blocks(), 1024);
+/// assert_eq!(config.flush_every_bytes(), Some(16 << 20));
 /// assert_eq!(config.fetches_at_once(), CacheConfig::default().fetches_at_once());
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheConfig {
-    flush_every_blocks: u32,
+    flush_limit: FlushLimit,
     window_bytes: u32,
     windows_at_once: u32,
     fetches_at_once: u32,
@@ -73,6 +77,22 @@ pub struct CacheConfig {
     wider_fetches: WiderFetches,
     bypass: Option<BypassPolicy>,
 }
+
+/// After how much the backend is flushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FlushLimit {
+    /// [`FLUSH_EVERY_BYTES`] in a file with checksums, [`FLUSH_EVERY_BLOCKS`] in one without.
+    Default,
+    Blocks(u32),
+    Bytes(u64),
+}
+
+/// The limit that is the default in a file with checksums, where a loss of power costs nothing else than what is fetched
+/// again.
+pub(crate) const FLUSH_EVERY_BYTES: u64 = 32 << 20;
+
+/// The limit that is the default in a file without checksums, where a flush is all that there is: that of 0.0.1.
+pub(crate) const FLUSH_EVERY_BLOCKS: u32 = 64;
 
 /// When a backend that fails is bypassed, and when it is probed. See [`CacheConfig::with_bypass`].
 ///
@@ -105,7 +125,7 @@ impl CacheConfig {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            flush_every_blocks: 64,
+            flush_limit: FlushLimit::Default,
             window_bytes: 1 << 20,
             windows_at_once: 4,
             fetches_at_once: 64,
@@ -116,16 +136,41 @@ impl CacheConfig {
         }
     }
 
-    /// After how many newly cached blocks the backend is flushed. Default 64, that of 0.0.1; zero is refused on opening.
+    /// After how many bytes of newly cached blocks the backend is flushed. Default 32 MiB in a file with checksums; zero is
+    /// refused on opening. Rounded down to whole blocks, but never less than one. It replaces a limit
+    /// [in blocks](Self::with_flush_every_blocks), and the other way round.
     ///
-    /// What was written is readable without any flush after a clean exit or a killed process; a flush only bounds
-    /// how many blocks a loss of power makes the next process fetch again. Raise it where flushing is expensive. A
-    /// request is flushed at most once, when it is done; only a long
-    /// [`ensure_cached`](crate::CachedBlockReader::ensure_cached) or [`warm`](crate::CachedBlockReader::warm) flushes
-    /// on its way, after every 64 windows. What it has not flushed yet makes no other request flush.
+    /// What was written is readable without any flush after a clean exit or a killed process. A flush only bounds how
+    /// much a loss of power makes the next process fetch again: about so many bytes, and what is written while the flush
+    /// is due or under way.
+    ///
+    /// *Who waits.* A flush that is due is made beside the next `read_blocks` that asks the source, and that one ends when
+    /// both are done: with a source that takes longer than the flush no reader waits for it. Other readers, also those
+    /// of the same blocks, go on. Until there is such a read, [`flush_cache`](crate::CachedBlockReader::flush_cache) makes
+    /// it, or a call that caches ahead: [`ensure_cached`](crate::CachedBlockReader::ensure_cached) and
+    /// [`warm`](crate::CachedBlockReader::warm) flush when they end, if so much was written, and on their way after every 64
+    /// windows. What they have not flushed yet makes no other request flush.
+    ///
+    /// A file that the published 0.0.1 made has no checksums, and there the default is its limit of 64 blocks.
+    #[must_use]
+    pub const fn with_flush_every_bytes(mut self, bytes: u64) -> Self {
+        self.flush_limit = FlushLimit::Bytes(bytes);
+        self
+    }
+
+    /// After exactly how many newly cached blocks the backend is flushed; zero is refused on opening. The default is a
+    /// limit [in bytes](Self::with_flush_every_bytes), which this replaces, and the other way round.
+    ///
+    /// The request that reaches the limit flushes, when it is done, and waits for the flush. A request is flushed at most
+    /// once. Only a long [`ensure_cached`](crate::CachedBlockReader::ensure_cached) or
+    /// [`warm`](crate::CachedBlockReader::warm) flushes on its way, after every 64 windows. What it has not flushed yet makes
+    /// no other request flush.
+    ///
+    /// For a program that counts on it, as programs made for 0.0.1 may. Where it is only about how much a loss of power
+    /// costs, a limit in bytes is faster: on a disk a flush takes milliseconds.
     #[must_use]
     pub const fn with_flush_every_blocks(mut self, blocks: u32) -> Self {
-        self.flush_every_blocks = blocks;
+        self.flush_limit = FlushLimit::Blocks(blocks);
         self
     }
 
@@ -214,10 +259,28 @@ impl CacheConfig {
         self
     }
 
-    /// See [`with_flush_every_blocks`](Self::with_flush_every_blocks).
+    /// See [`with_flush_every_bytes`](Self::with_flush_every_bytes); nothing where the limit is in blocks. The default is
+    /// told as that of a file with checksums.
     #[must_use]
-    pub const fn flush_every_blocks(&self) -> u32 {
-        self.flush_every_blocks
+    pub const fn flush_every_bytes(&self) -> Option<u64> {
+        match self.flush_limit {
+            FlushLimit::Default => Some(FLUSH_EVERY_BYTES),
+            FlushLimit::Bytes(bytes) => Some(bytes),
+            FlushLimit::Blocks(_) => None,
+        }
+    }
+
+    /// See [`with_flush_every_blocks`](Self::with_flush_every_blocks); nothing where the limit is in bytes.
+    #[must_use]
+    pub const fn flush_every_blocks(&self) -> Option<u32> {
+        match self.flush_limit {
+            FlushLimit::Blocks(blocks) => Some(blocks),
+            FlushLimit::Default | FlushLimit::Bytes(_) => None,
+        }
+    }
+
+    pub(crate) const fn flush_limit(&self) -> FlushLimit {
+        self.flush_limit
     }
 
     /// See [`with_window_bytes`](Self::with_window_bytes).
@@ -268,8 +331,12 @@ impl CacheConfig {
             after_failures: 1,
             probe_after_reads: 1,
         });
+        match self.flush_limit {
+            FlushLimit::Blocks(0) => return Err(invalid_input("flush_every_blocks is zero")),
+            FlushLimit::Bytes(0) => return Err(invalid_input("flush_every_bytes is zero")),
+            FlushLimit::Default | FlushLimit::Blocks(_) | FlushLimit::Bytes(_) => {}
+        }
         let limits = [
-            (self.flush_every_blocks, "flush_every_blocks is zero"),
             (self.window_bytes, "window_bytes is zero"),
             (self.windows_at_once, "windows_at_once is zero"),
             (self.fetches_at_once, "fetches_at_once is zero"),

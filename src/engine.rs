@@ -22,7 +22,7 @@
 //! | [`Warming`] | caches ranges in windows | fetches, file, fetching, flushing |
 //! | [`Dropping`] | drops ranges for good | fetches, file, flushing |
 //! | [`Scrubbing`] | compares all that is cached | file, flushing |
-//! | [`Flushing`] | makes the file durable | file, gate |
+//! | [`Flushing`] | makes the file durable | fetches, file, gate |
 //!
 //! No job knows the engine. The parts of one request are served side by side, each in its own piece of the caller's
 //! buffer, so a request with many holes takes about as long as one fetch.
@@ -54,15 +54,16 @@ use tracing::trace;
 
 use crate::backend::CacheOps;
 use crate::bitmap::State;
-use crate::config::CacheConfig;
+use crate::config::{CacheConfig, FLUSH_EVERY_BLOCKS, FLUSH_EVERY_BYTES, FlushLimit};
 use crate::fetch::Fetches;
 use crate::file::CacheFile;
-use crate::flush::FlushGate;
+use crate::flush::{FlushGate, Limit};
 use crate::geometry::Geometry;
 use crate::identity::write_cached;
 use crate::policy::FetchPolicy;
 use crate::run::Run;
 use crate::stats::{CacheCounters, CacheState, CacheStats};
+use crate::sync::AtomicBool;
 
 use contact::Contact;
 use drop::Dropping;
@@ -104,7 +105,7 @@ where
             file,
             fetches: Fetches::default(),
             policy: FetchPolicy::new(config.wider_fetches(), geometry),
-            gate: FlushGate::new(config.flush_every_blocks()),
+            gate: FlushGate::default(),
             geometry,
             config,
         })
@@ -134,7 +135,14 @@ where
     }
 
     pub(crate) fn flushing(&self) -> Flushing<'_, C> {
-        Flushing::new(&self.file, &self.gate)
+        Flushing {
+            fetches: &self.fetches,
+            file: &self.file,
+            gate: &self.gate,
+            limit: self.flush_limit(),
+            geometry: self.geometry,
+            window_blocks: self.window_blocks(),
+        }
     }
 
     pub(crate) fn warming(&self) -> Warming<'_, S, C> {
@@ -164,6 +172,16 @@ where
             flushing: self.flushing(),
             geometry: self.geometry,
             window_blocks: self.window_blocks(),
+        }
+    }
+
+    fn flush_limit(&self) -> Limit {
+        let in_bytes = |bytes| Limit::Beside(self.geometry.blocks_in(bytes).max(1));
+        match self.config.flush_limit() {
+            FlushLimit::Blocks(blocks) => Limit::Exact(u64::from(blocks)),
+            FlushLimit::Bytes(bytes) => in_bytes(bytes),
+            FlushLimit::Default if self.file.has_checksums() => in_bytes(FLUSH_EVERY_BYTES),
+            FlushLimit::Default => Limit::Exact(u64::from(FLUSH_EVERY_BLOCKS)),
         }
     }
 
@@ -247,6 +265,27 @@ impl<S, C> Engine<S, C> {
     }
 }
 
+impl<S, C> Engine<S, C>
+where
+    S: BlockReader,
+    C: CacheOps,
+{
+    async fn serve_and_flush(
+        &self,
+        run: Run,
+        buf: &mut [u8],
+        ctx: ReadContext,
+    ) -> (bool, GibbloxResult<()>) {
+        let is_asked = AtomicBool::new(false);
+        let request = Request {
+            fetching: self.fetching().telling(&is_asked),
+            ..self.request()
+        };
+        let work = request.serve(run, buf, ctx);
+        self.flushing().beside(&is_asked, work).await
+    }
+}
+
 impl<S, C> SlowPath for Engine<S, C>
 where
     S: BlockReader,
@@ -273,8 +312,14 @@ where
                 trace!(lba, blocks, hits, "not all trusted");
                 self.file.counts().looked(buf, blocks, hits);
             }
+            let flushing = self.flushing();
             let was_bypassed = self.file.is_bypassed();
-            let (mut fetched, mut result) = self.request().serve(run, &mut *buf, ctx).await;
+            let (mut fetched, mut result) = if flushing.is_due_beside() {
+                // Boxed, since it is rare, and would make the future of every request larger.
+                Box::pin(self.serve_and_flush(run, &mut *buf, ctx)).await
+            } else {
+                self.request().serve(run, &mut *buf, ctx).await
+            };
             // With the source out of reach the cache is all there is, so a bypassed backend is probed at once.
             if result.is_err()
                 && (was_bypassed || self.file.is_bypassed())
@@ -283,9 +328,8 @@ where
                 (fetched, result) = self.request().serve(run, &mut *buf, ctx).await;
             }
             if fetched {
-                // Once for a request, and last, so that no follower of its fetches waits for the flush. A flush that
-                // fails is counted and logged, and the bytes are in the buffer.
-                let _ = self.flushing().if_due(self.gate.due()).await;
+                // Once for a request, and last, so that no follower of its fetches waits for the flush.
+                flushing.after_request().await;
             }
             result?;
             self.file.counts().filled_blocks.add(run.blocks());

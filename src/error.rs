@@ -71,6 +71,12 @@ pub(crate) fn not_durable() -> GibbloxError {
     io("a flush failed while the blocks were stored")
 }
 
+/// A flush succeeded, and others failed beside it again and again.
+#[cold]
+pub(crate) fn not_kept() -> GibbloxError {
+    io("a flush failed whenever what earlier ones had lost was written again")
+}
+
 /// Blocks were erased, and nothing tells whether that arrived.
 #[cold]
 pub(crate) fn not_erased() -> GibbloxError {

@@ -326,9 +326,13 @@ fn claim_first<'t>(
     state_at: &impl Fn(Run) -> (State, Run),
 ) -> Claim<'t> {
     match edit.find(run) {
-        Found::Taken(place, part) => Claim::Follow(Follow {
-            wait: edit.follow(place, part, fate),
-        }),
+        // A block that is valid is there to be read, also while a task writes it again, or is about to drop it.
+        Found::Taken(place, part) => match state_at(part) {
+            (State::Valid, part) => Claim::Valid(part),
+            (State::Missing, _) => Claim::Follow(Follow {
+                wait: edit.follow(place, part, fate),
+            }),
+        },
         Found::Free(place, free) => match state_at(free) {
             (State::Valid, part) => Claim::Valid(part),
             (State::Missing, asked) => {

@@ -17,13 +17,17 @@
 //! | [`read`] | reads blocks and compares them |
 //! | [`store`] | writes blocks and their bits |
 //! | [`erase`] | makes what was dropped stay dropped |
+//! | [`unkept`] | remembers what is written and not durable yet |
 //! | [`stored`] | reads a header and measures a file, for these and for [`inspect`](mod@inspect) |
 //!
 //! # A flush that fails
 //!
-//! Nobody can tell then what the medium kept, and reading it back may show either. So nothing stays trusted: each block
-//! is compared again before it is served. In a file without checksums there is nothing to compare with. What this
-//! process has read or written there is dropped and fetched again, and the next process trusts the file as 0.0.1 would.
+//! Nothing tells then what the medium kept, and reading it back may show either. So nothing stays trusted: each block
+//! is compared again before it is served. A later flush that succeeds says nothing about what was written before the one
+//! that failed, so that is kept in a list ([`unkept`]), and written again before a flush on request is called good.
+//!
+//! In a file without checksums there is nothing to compare with. What this process has read or written there is dropped
+//! and fetched again, and the next process trusts the file as 0.0.1 would.
 //!
 //! # A backend that is bypassed
 //!
@@ -39,6 +43,7 @@ mod read;
 mod retry;
 mod store;
 mod stored;
+mod unkept;
 
 use alloc::string::String;
 use core::convert::Infallible;
@@ -64,10 +69,12 @@ use crate::sync::{AtomicUsize, Lock, Ordering};
 
 use owner::Owner;
 use retry::Retry;
+use unkept::Unkept;
 
 pub(crate) use crate::bitmap::Flaw;
 pub use inspect::{CacheFileInfo, HeaderDamage, Inspection, inspect};
 pub(crate) use read::{Hit, Looked, NotValid};
+pub(crate) use store::Rewritten;
 pub(crate) use stored::stored_total_blocks;
 
 /// The cache file of one source.
@@ -90,8 +97,8 @@ pub(crate) struct CacheFile<C> {
     probing: Claims<()>,
     /// When a read tries next to open the file.
     retry: Lock<Retry>,
-    /// Blocks whose bits may have gone wrong in the file: a write of them, or of their neighbours, failed.
-    torn_bits: Lock<Option<Run>>,
+    /// What the next flush has to make durable.
+    unkept: Unkept,
     /// Who writes which bytes of the bitmap.
     bitmap_writers: Claims<Infallible>,
 }
@@ -172,7 +179,7 @@ impl<C: CacheOps> CacheFile<C> {
             owner: Owner::default(),
             probing: Claims::default(),
             retry: Lock::default(),
-            torn_bits: Lock::default(),
+            unkept: Unkept::default(),
             bitmap_writers: Claims::default(),
         })
     }
@@ -326,9 +333,14 @@ impl<C: CacheOps> CacheFile<C> {
     /// Makes durable what was written. After an error nothing is trusted any more, so this refuses nothing: the caller
     /// has [checked](Self::check_used).
     ///
-    /// Cancellation is strict: a dropped flush promises nothing and takes nothing back.
-    pub(crate) async fn flush(&self) -> GibbloxResult<()> {
+    /// True: all that was valid when this was called is durable, whatever failed before. False: a flush may have
+    /// [lost](Self::lost_from) some of it before or meanwhile.
+    ///
+    /// Cancellation is strict: a dropped flush promises nothing, and what it covered is written again before a later flush
+    /// promises anything.
+    pub(crate) async fn flush(&self) -> GibbloxResult<bool> {
         let mended = self.mend_bits().await;
+        let covering = self.unkept.begin();
         let result = self.calls().flush().await;
         if result.is_err() {
             match self.opened_as() {
@@ -337,7 +349,9 @@ impl<C: CacheOps> CacheFile<C> {
                 Some(Checksums::Absent) => self.validity.drop_trusted(),
             }
         }
-        result.and(mended)
+        result?;
+        let kept = covering.kept();
+        mended.map(|()| kept)
     }
 }
 

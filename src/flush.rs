@@ -2,32 +2,53 @@
 //!
 //! ```text
 //!   wrote(n) ──► unflushed += n
-//!   due()    ──► limit reached? ──► a ticket covers them, unflushed = 0
-//!   begin()  ──────────────────────►
+//!   due(l)   ──► limit l reached? ──► a ticket covers them, unflushed = 0
+//!   begin()  ───────────────────────►
 //!
-//!   defer()  ──► somebody who caches for long puts off what it wrote: it is due for that one alone
+//!   defer()  ──► a task that caches for long puts off what it wrote: it is due for that task alone
 //!
 //!   ticket:  done    ──► durable, or failed and written off: the next is due after another `limit` blocks
-//!            dropped ──► unflushed += covered: whoever writes next finds it due again, but for what was put off
+//!            dropped ──► unflushed += covered: it is due again, except for what was put off
 //! ```
 //!
-//! A flush covers exactly what was counted when it began; what is written while it runs belongs to the next, and
-//! whoever reaches the limit again flushes again, beside the first. So nobody waits for the medium but who holds a
-//! ticket, and nothing that reached the limit is left behind.
+//! A flush covers exactly what was counted when it began. What is written while it runs belongs to the next, and a task
+//! that reaches the limit again flushes again, beside the first. So no task waits for the medium except the one that
+//! holds a ticket, and nothing that reached the limit is left behind.
 //!
-//! What is put off is due at a limit of its own, for whoever caches ahead, and for others only when nobody does any
+//! **Who makes it** ([`Limit`]). A limit in blocks is exact: the request that reaches it flushes, last of all it does. A
+//! limit in bytes is about how much a loss of power may cost: a flush that is due waits for the next request that asks
+//! the source, and is made beside it. So no reader waits for the medium unless its source is faster. Tried: flushing in
+//! the request that reaches the limit. Every such read took a few milliseconds longer, and nothing else went on.
+//!
+//! What is put off is due at a limit of its own, for a task that caches ahead, and for others only when no task does any
 //! more. A reader that misses while a device is cached ahead would otherwise wait for a flush of all that was written
 //! since its last miss.
 //!
-//! A failed flush is written off because a dead disk would otherwise be flushed on every fill; what it covered is no
-//! longer trusted, so nothing rests on it.
+//! A failed flush is written off, because a dead disk would otherwise be flushed on every fill. The file remembers what it
+//! covered, and trusts none of it.
 
 use crate::sync::Lock;
 
+/// After how many newly cached blocks a flush is due, and who makes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// The request that reaches it.
+    Exact(u64),
+    /// The next request that asks the source.
+    Beside(u64),
+}
+
+impl Limit {
+    const fn blocks(self) -> u64 {
+        match self {
+            Self::Exact(blocks) | Self::Beside(blocks) => blocks,
+        }
+    }
+}
+
 /// Counts unflushed blocks and says when to flush.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct FlushGate {
-    limit_blocks: u64,
     unflushed: Lock<Unflushed>,
 }
 
@@ -85,33 +106,33 @@ pub(crate) struct FlushTicket<'a> {
     covered: Covered,
 }
 
-/// The right to put off flushing, for whoever writes for long and flushes on its way.
+/// The right to put off flushing, for a task that writes for long and flushes on its way.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Deferral<'a> {
     gate: &'a FlushGate,
+    limit: Limit,
 }
 
 impl FlushGate {
-    pub(crate) fn new(limit_blocks: u32) -> Self {
-        Self {
-            limit_blocks: u64::from(limit_blocks),
-            unflushed: Lock::default(),
-        }
-    }
-
     /// Counts `blocks` newly cached blocks.
     pub(crate) fn wrote(&self, blocks: u64) {
         self.unflushed
             .with(|unflushed| unflushed.blocks = unflushed.blocks.saturating_add(blocks));
     }
 
-    /// The flush that is due, if one is. For whoever has written.
-    pub(crate) fn due(&self) -> Option<FlushTicket<'_>> {
+    /// The flush that is due, if one is.
+    pub(crate) fn due(&self, limit: Limit) -> Option<FlushTicket<'_>> {
         let covered = self
             .unflushed
-            .with(|unflushed| unflushed.take_at(self.limit_blocks, |unflushed| unflushed.blocks));
+            .with(|unflushed| unflushed.take_at(limit.blocks(), |unflushed| unflushed.blocks));
         covered.map(|covered| self.ticket(covered))
+    }
+
+    /// Whether a flush is due.
+    pub(crate) fn is_due(&self, limit: Limit) -> bool {
+        self.unflushed
+            .with(|unflushed| unflushed.blocks >= limit.blocks())
     }
 
     /// A flush that the caller asked for; it is done in any case.
@@ -129,10 +150,10 @@ impl FlushGate {
         }
     }
 
-    /// For whoever is going to write for long.
-    pub(crate) fn defer(&self) -> Deferral<'_> {
+    /// For a task that is going to write for long.
+    pub(crate) fn defer(&self, limit: Limit) -> Deferral<'_> {
         self.unflushed.with(|unflushed| unflushed.deferring += 1);
-        Deferral { gate: self }
+        Deferral { gate: self, limit }
     }
 }
 
@@ -148,7 +169,7 @@ impl<'a> Deferral<'a> {
 
     /// The flush that is due, if one is and covers at least `blocks`.
     pub(crate) fn due_at(&self, blocks: u64) -> Option<FlushTicket<'a>> {
-        let limit = self.gate.limit_blocks.max(blocks);
+        let limit = self.limit.blocks().max(blocks);
         let covered = self
             .gate
             .unflushed
@@ -193,7 +214,35 @@ impl Drop for FlushTicket<'_> {
 mod tests {
     use super::*;
 
-    fn wrote(gate: &FlushGate, blocks: u64) -> Option<FlushTicket<'_>> {
+    /// A gate, with a limit.
+    struct Limited(FlushGate, Limit);
+
+    impl Limited {
+        fn new(blocks: u64) -> Self {
+            Self(FlushGate::default(), Limit::Exact(blocks))
+        }
+
+        fn wrote(&self, blocks: u64) {
+            self.0.wrote(blocks);
+        }
+
+        fn due(&self) -> Option<FlushTicket<'_>> {
+            let is_due = self.0.is_due(self.1);
+            let due = self.0.due(self.1);
+            assert_eq!(due.is_some(), is_due);
+            due
+        }
+
+        fn begin(&self) -> FlushTicket<'_> {
+            self.0.begin()
+        }
+
+        fn defer(&self) -> Deferral<'_> {
+            self.0.defer(self.1)
+        }
+    }
+
+    fn wrote(gate: &Limited, blocks: u64) -> Option<FlushTicket<'_>> {
         gate.wrote(blocks);
         gate.due()
     }
@@ -201,13 +250,13 @@ mod tests {
     #[test]
     fn a_flush_is_due_exactly_at_the_limit_and_covers_what_was_written_before_it() {
         for limit in 1..5 {
-            let gate = FlushGate::new(limit);
+            let gate = Limited::new(limit);
             for round in 0..3 {
                 for _ in 1..limit {
                     assert!(wrote(&gate, 1).is_none(), "round {round}");
                 }
                 let ticket = wrote(&gate, 1).expect("the limit is reached");
-                assert_eq!(ticket.covered_blocks(), u64::from(limit));
+                assert_eq!(ticket.covered_blocks(), limit);
                 assert!(gate.due().is_none(), "once");
                 ticket.done();
             }
@@ -216,7 +265,7 @@ mod tests {
 
     #[test]
     fn what_is_written_during_a_flush_belongs_to_the_next() {
-        let gate = FlushGate::new(2);
+        let gate = Limited::new(2);
         let first = wrote(&gate, 3).expect("due");
         assert!(wrote(&gate, 1).is_none());
         let second = wrote(&gate, 1).expect("due, whatever the first is doing");
@@ -228,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_dropped_flush_is_due_again_with_the_next_write() {
-        let gate = FlushGate::new(2);
+        let gate = Limited::new(2);
         drop(wrote(&gate, 2).expect("due"));
         let again = wrote(&gate, 1).expect("due again");
         assert_eq!(again.covered_blocks(), 3);
@@ -239,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_flush_on_request_counts_like_any_other() {
-        let gate = FlushGate::new(3);
+        let gate = Limited::new(3);
         assert!(wrote(&gate, 2).is_none());
         let asked = gate.begin();
         assert_eq!(asked.covered_blocks(), 2);
@@ -250,7 +299,7 @@ mod tests {
 
     #[test]
     fn what_was_put_off_stays_that_when_its_flush_is_dropped() {
-        let gate = FlushGate::new(2);
+        let gate = Limited::new(2);
         let (first, second) = (gate.defer(), gate.defer());
         gate.wrote(5);
         first.put_off(5);
@@ -270,7 +319,7 @@ mod tests {
 
     #[test]
     fn what_is_put_off_is_due_for_those_who_did_and_for_all_when_they_are_gone() {
-        let gate = FlushGate::new(3);
+        let gate = Limited::new(3);
         let (first, second) = (gate.defer(), gate.defer());
         gate.wrote(5);
         first.put_off(5);

@@ -163,14 +163,15 @@
 //!
 //! | limit | default | more of it | less of it |
 //! |---|---|---|---|
-//! | [`with_flush_every_blocks`](crate::CacheConfig::with_flush_every_blocks) | 64 | fewer flushes, which cost a disk milliseconds each | less to fetch again after a loss of power |
+//! | [`with_flush_every_bytes`](crate::CacheConfig::with_flush_every_bytes) | 32 MiB | fewer flushes, which cost a disk milliseconds each | less to fetch again after a loss of power |
 //! | [`with_window_bytes`](crate::CacheConfig::with_window_bytes) | 1 MiB | fewer, longer source calls when caching ahead | readers wait for less, and less memory |
 //! | [`with_windows_at_once`](crate::CacheConfig::with_windows_at_once) | 4 | a source with high latency is kept busy | more of the line is left to readers, and less memory |
 //! | [`with_fetches_at_once`](crate::CacheConfig::with_fetches_at_once) | 64 | a read with many holes takes as long as one fetch | a server that limits connections is left in peace |
 //!
 //! Memory for caching ahead is `window_bytes` × `windows_at_once`, and 8 bytes for each block in it: by default 4 MiB,
 //! and 8 KiB for blocks of 4 KiB, however much is cached. A read fetches into its caller's buffer. A flush that is due
-//! is waited for by the read that runs into it, and by nobody else.
+//! is made beside the next read that fetches, and no other one waits for it. A limit
+//! [in blocks](crate::CacheConfig::with_flush_every_blocks) is exact: the read that reaches it flushes before it ends.
 //!
 //! When blocks are compared with their checksums is the [`VerifyPolicy`]:
 //!

@@ -148,7 +148,7 @@ where
     /// # Cost
     ///
     /// One source read, one write of data, of checksums and of bits for each missing run of up to a window, several
-    /// windows at once. A flush after every 64 windows and in the end, where the threshold is reached. Memory for so
+    /// windows at once. A flush after every 64 windows and in the end, where the limit is reached. Memory for so
     /// many windows, whatever the length of the range ([`CacheConfig::with_window_bytes`],
     /// [`CacheConfig::with_windows_at_once`]). Where nothing is missing, a look at the bitmap.
     pub async fn ensure_cached(
@@ -367,6 +367,8 @@ where
     ///
     /// - *A file of the published 0.0.1* has no checksums. A power cut while blocks are fetched again may leave the old
     ///   bytes under the new bit.
+    /// - *Under [`VerifyPolicy::Never`](crate::VerifyPolicy::Never)* nothing is compared, and it may leave them in any file.
+    ///   After [`flush_cache`](Self::flush_cache) the new bytes are there.
     /// - *A block that an earlier process wrote but never marked as valid*, because it was killed or lost power in
     ///   between. It is found only if one of the same 32 Ki blocks (8 Ki on 32-bit targets) was cached when the file was
     ///   opened, or has been since. If it was not found, such a power cut may bring its old bytes back.
@@ -476,17 +478,29 @@ where
     ///
     /// # Errors
     ///
-    /// The backend's, also where the cache file could not be opened. Where the backend is
-    /// [bypassed](CacheConfig::with_bypass), that of the probe, or `Io` where another task is probing. After an error
-    /// nothing in the file is trusted: each block is compared with its checksum again before it is served.
+    /// The backend's, also where the cache file could not be opened, or where blocks that an earlier flush may have lost
+    /// could not be read or written again. Where the backend is [bypassed](CacheConfig::with_bypass), that of the probe,
+    /// or `Io` where another task is probing. `Io` where other flushes fail beside this one again and again. `Other` where
+    /// there is no memory for a window. After a flush that failed nothing in the file is trusted: each block is compared
+    /// with its checksum again before it is served.
     ///
     /// # Cancellation
     ///
-    /// Strict: a dropped flush promises nothing, and what it would have covered is due again.
+    /// Strict: a dropped flush promises nothing, what it would have covered is due again, and the next call writes it again.
+    ///
+    /// # Durability
+    ///
+    /// After `Ok` all that was valid when this was called, and is still valid, outlives a loss of power, whatever flush
+    /// failed before, also one that no caller was told of. After a flush that failed, or was dropped, the medium may have
+    /// forgotten what was written before, and later flushes do not tell. So what was written since the last good flush is
+    /// compared, written once more, and flushed. What does not match any more is dropped. In a file of the published 0.0.1
+    /// there is nothing to compare with, and a flush that fails drops what was read or written there.
     ///
     /// # Cost
     ///
-    /// One backend flush, always, unless the backend is bypassed and its probe fails. Other readers go on.
+    /// One backend flush, always, unless the backend is bypassed and its probe fails. After a flush that failed or was
+    /// dropped, a second one, and for each run of up to a window that may be lost one read and one write each of data and
+    /// checksums, and one write of bits; memory for one window. Other readers go on.
     pub async fn flush_cache(&self) -> GibbloxResult<()> {
         self.engine.flushing().flush_cache().await
     }

@@ -11,6 +11,7 @@ use crate::geometry::Geometry;
 use crate::policy::FetchPolicy;
 use crate::run::Run;
 use crate::stats::{Call, Counts};
+use crate::sync::{AtomicBool, Ordering};
 
 use super::contact::{Contact, ask};
 
@@ -36,6 +37,8 @@ pub(super) struct Fetching<'a, S, C> {
     policy: &'a FetchPolicy,
     gate: &'a FlushGate,
     geometry: Geometry,
+    /// Is set when the source is asked.
+    is_asked: Option<&'a AtomicBool>,
 }
 
 impl<'a, S, C> Fetching<'a, S, C>
@@ -58,7 +61,14 @@ where
             policy,
             gate,
             geometry,
+            is_asked: None,
         }
+    }
+
+    /// The same, and sets `is_asked` when the source is asked.
+    pub(super) const fn telling(mut self, is_asked: &'a AtomicBool) -> Self {
+        self.is_asked = Some(is_asked);
+        self
     }
 
     pub(super) const fn geometry(&self) -> Geometry {
@@ -84,6 +94,9 @@ where
             let answer = ask(self.source, self.geometry, self.file);
             // Boxed, since it is rare, and would make the future of every fetch larger.
             alloc::boxed::Box::pin(self.contact.make(answer)).await?;
+        }
+        if let Some(is_asked) = self.is_asked {
+            is_asked.store(true, Ordering::Relaxed);
         }
         let counts = self.counts();
         let asked = buf.len();

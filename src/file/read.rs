@@ -230,6 +230,11 @@ impl<C: CacheOps> CacheFile<C> {
         })
     }
 
+    /// Reads `run`, which was valid, into `buf`, which is as long, and compares all of it.
+    pub(super) async fn look_at_all(&self, run: Run, buf: &mut [u8]) -> Result<Looked, NotValid> {
+        self.look(run, buf, Compare::Everything).await
+    }
+
     async fn look(&self, run: Run, buf: &mut [u8], compare: Compare) -> Result<Looked, NotValid> {
         for looked_before in (0..LOOKS).map(|look| look > 0) {
             let look = self.validity.look(run).ok_or(NotValid)?;

@@ -10,16 +10,16 @@
 use gibblox_core::GibbloxResult;
 
 use crate::backend::CacheOps;
-use crate::bitmap::{Filling, Published};
+use crate::bitmap::{Filling, Published, State, Validity};
 use crate::config::VerifyPolicy;
 use crate::error::{not_durable, not_open};
 use crate::format::checksum::{Checksums, SUM_BYTES};
 use crate::format::layout::Layout;
 use crate::place::pieces;
 use crate::run::Run;
-use crate::sync::Lock;
 
-use super::{CacheFile, zeroed};
+use super::unkept::{Since, Unkept};
+use super::{CacheFile, NotValid, zeroed};
 
 /// How many bits are mended by one write.
 const MENDED_BLOCKS: u64 = 1 << 15;
@@ -39,6 +39,7 @@ impl<C: CacheOps> CacheFile<C> {
         self.check_used()?;
         // The file may have been opened after this fetch had begun, and hold what is about to be overwritten.
         let filling = self.validity.fill(run)?;
+        let since = self.unkept.now();
         match checksums {
             Checksums::Absent => self.write_bits(run).await?,
             Checksums::Xxh3 => {}
@@ -50,7 +51,8 @@ impl<C: CacheOps> CacheFile<C> {
         }
         let trusts =
             checksums == Checksums::Absent || self.verify != VerifyPolicy::OnFirstReadOfStored;
-        let published = self.publish(filling, trusts.then_some(asked)).await?;
+        let trusted = trusts.then_some(asked);
+        let published = self.publish(filling, trusted, since).await?;
         if checksums == Checksums::Absent && !published.is_trusted {
             // A flush failed in the meantime, and nothing will ever tell whether these bytes were in it.
             self.validity.invalidate(run);
@@ -89,10 +91,17 @@ impl<C: CacheOps> CacheFile<C> {
         &self,
         filling: Filling<'_>,
         trusted: Option<Run>,
+        since: Since,
     ) -> GibbloxResult<Published> {
         let run = filling.run();
-        self.write_bits_with(run, Some(run), || filling.publish(trusted))
-            .await
+        let publish = || {
+            if self.has_checksums() {
+                // First: what is valid is durable after the next flush, or known to be lost.
+                self.unkept.wrote(run, since);
+            }
+            filling.publish(trusted)
+        };
+        self.write_bits_with(run, Some(run), publish).await
     }
 
     /// Writes the bits of `run` as they are in memory.
@@ -120,9 +129,7 @@ impl<C: CacheOps> CacheFile<C> {
         let written = self.calls().write(offset, &bits).await;
         if written.is_err() {
             // What is there now is unknown, for neighbours that are valid too.
-            self.torn_bits.with(|torn| {
-                *torn = Some(torn.map_or(run, |torn| torn.hull(run)));
-            });
+            self.unkept.tore(run);
         }
         written.map(|()| then())
     }
@@ -132,30 +139,146 @@ impl<C: CacheOps> CacheFile<C> {
     /// Cancellation is strict: what was not written is still to be mended.
     pub(super) async fn mend_bits(&self) -> GibbloxResult<()> {
         let mut mending = Mending {
-            torn: &self.torn_bits,
-            left: self.torn_bits.with(Option::take),
+            unkept: &self.unkept,
+            left: self.unkept.take_torn(),
         };
         while let Some(run) = mending.left {
             let piece = run.first(MENDED_BLOCKS);
             self.write_bits(piece).await?;
+            self.unkept.mended(piece);
             mending.left = run.from(piece.end());
         }
         Ok(())
+    }
+
+    // ---- writing again what a flush may have lost ----
+
+    /// The first run at or after `lba` that a flush may have lost.
+    pub(crate) fn lost_from(&self, lba: u64) -> Option<Run> {
+        self.unkept.lost_from(lba)
+    }
+
+    /// The beginning of `run`, which a flush may have lost, that is valid; nothing of what is before it is lost then.
+    pub(crate) fn lost_and_valid(&self, run: Run) -> GibbloxResult<Option<Run>> {
+        let since = self.unkept.now();
+        match self.known_state_at(run)? {
+            (State::Valid, part) => Ok(Some(part)),
+            (State::Missing, part) => {
+                self.unkept.gone(part, since);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Writes `run` once more, data, checksums and bits. All of it was valid, and the caller holds it, so that no block of
+    /// it is stored or dropped by another task meanwhile. `buf` is as long.
+    ///
+    /// It is compared first. Blocks that do not match their checksums are dropped, in the file too. Blocks that cannot be
+    /// read stay lost.
+    ///
+    /// Readers go on: while bytes are being overwritten with the same ones, what is read is compared, since a write that
+    /// fails may leave anything.
+    ///
+    /// Cancellation is strict: what was not written is still lost.
+    pub(crate) async fn rewrite(&self, run: Run, buf: &mut [u8]) -> Result<Rewritten, NotValid> {
+        let since = self.unkept.now();
+        let looked = self.look_at_all(run, buf).await?;
+        if !looked.settled && looked.flaws.iter().any(|flaw| flaw.is_wrong) {
+            return Err(NotValid);
+        }
+        let mut any_read = false;
+        let mut rest = Some(run);
+        let mut result = Ok(());
+        for flaw in looked.flaws.iter().map(Some).chain([None]) {
+            let good = match flaw {
+                Some(flaw) => rest.and_then(|rest| rest.first_until(flaw.run.start())),
+                None => rest,
+            };
+            let known = match flaw {
+                Some(flaw) if flaw.is_wrong => Some(flaw.run),
+                _ => None,
+            };
+            rest = flaw.and_then(|flaw| rest.and_then(|rest| rest.from(flaw.run.end())));
+            if let Some(good) = good {
+                any_read = true;
+                let from = self.geometry.len_bytes(good.start() - run.start());
+                let len = self.geometry.len_bytes(good.blocks());
+                let bytes = buf.get(from..).and_then(|bytes| bytes.get(..len));
+                result = self.overwrite(good, bytes.unwrap_or_default()).await;
+            }
+            for part in [good, known].into_iter().flatten() {
+                if result.is_ok() {
+                    result = self.write_bits(part).await;
+                }
+                if result.is_ok() {
+                    self.unkept.rewritten(part, since);
+                }
+            }
+            if result.is_err() {
+                break;
+            }
+        }
+        Ok(Rewritten {
+            goes_on: result.is_ok() && any_read,
+            result: result.and(looked.error.map_or(Ok(()), Err)),
+        })
+    }
+
+    /// Writes the data and the checksums of `run`, which is valid, over themselves.
+    async fn overwrite(&self, run: Run, data: &[u8]) -> GibbloxResult<()> {
+        let mut overwriting = Overwriting::new(&self.validity);
+        self.write_data(run, data).await?;
+        self.write_sums(run, data).await?;
+        overwriting.is_done = true;
+        Ok(())
+    }
+}
+
+/// How writing a run again went.
+#[derive(Debug)]
+pub(crate) struct Rewritten {
+    /// Whether it makes sense to go on with the next run.
+    pub(crate) goes_on: bool,
+    /// Whether all of it was written or dropped.
+    pub(crate) result: GibbloxResult<()>,
+}
+
+/// Valid blocks that are being overwritten. While it lives no read is taken for an undisturbed one. Dropped before it is
+/// done, nothing is trusted: what is in the file now is unknown.
+struct Overwriting<'v> {
+    validity: &'v Validity,
+    is_done: bool,
+}
+
+impl<'v> Overwriting<'v> {
+    fn new(validity: &'v Validity) -> Self {
+        validity.begin_change();
+        Self {
+            validity,
+            is_done: false,
+        }
+    }
+}
+
+impl Drop for Overwriting<'_> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.validity.distrust_all();
+        }
+        self.validity.end_change();
     }
 }
 
 /// Bits that are being mended. Dropped, what is left is torn again.
 struct Mending<'a> {
-    torn: &'a Lock<Option<Run>>,
+    unkept: &'a Unkept,
     left: Option<Run>,
 }
 
 impl Drop for Mending<'_> {
     fn drop(&mut self) {
         if let Some(left) = self.left {
-            self.torn.with(|torn| {
-                *torn = Some(torn.map_or(left, |torn| torn.hull(left)));
-            });
+            self.unkept.tore(left);
         }
     }
 }

@@ -48,6 +48,8 @@ mod fetch {
 mod file {
     /// Every image that a power cut can leave reads as the source.
     mod crash;
+    /// After `flush_cache` is `Ok` all that was valid outlives a power cut, whatever failed before.
+    mod durable;
     /// Files go both ways between this crate and 0.0.1.
     mod exchange;
     /// A flush happens when it is due, covers what was written, and stops no other reader.

@@ -472,8 +472,13 @@ fn random_config(rng: &mut Rng, hazards: &[Hazard], block_size: u32) -> CacheCon
     } else {
         VerifyPolicy::OnFirstRead
     };
-    let config = CacheConfig::new()
-        .with_flush_every_blocks(1 + rng.below(8) as u32)
+    let every = 1 + rng.below(8);
+    let config = if rng.chance(50) {
+        CacheConfig::new().with_flush_every_blocks(every as u32)
+    } else {
+        CacheConfig::new().with_flush_every_bytes(every * u64::from(block_size))
+    };
+    let config = config
         .with_window_bytes(block_size * (1 + rng.below(5) as u32))
         .with_windows_at_once(1 + rng.below(3) as u32)
         .with_fetches_at_once(1 + rng.below(4) as u32)

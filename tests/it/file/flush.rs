@@ -3,11 +3,12 @@
 use crate::support::backend::{self, Op};
 use crate::support::files::file_of_published;
 use crate::support::gate::Mode;
+use crate::support::poll::drop_after;
 use crate::support::{
     Backend, Poller, Reader, Source, World, cache_blocks, check_read, finish, open, read,
 };
 use gibblox_cache::{CacheConfig, CachedBlockReader};
-use gibblox_core::{GibbloxResult, ReadContext};
+use gibblox_core::{GibbloxErrorKind, GibbloxResult, ReadContext};
 use std::sync::Arc;
 
 const BLOCK: u32 = 16;
@@ -37,14 +38,32 @@ fn after_exactly_so_many_newly_cached_blocks_there_is_one_flush() {
 }
 
 #[test]
-fn without_being_told_there_is_one_after_sixty_four() {
-    let (source, backend) = (Source::new(11, BLOCK, 400), Backend::new());
+fn without_being_told_there_is_one_after_sixty_four_in_a_file_of_the_published_crate() {
+    let source = Source::new(11, BLOCK, 400);
+    let backend = Backend::with_bytes(file_of_published(&source, 0..1));
     let opening = CachedBlockReader::new(Arc::clone(&source), Arc::clone(&backend));
     let reader = finish(opening).unwrap();
     backend.forget();
     for cached in 1..=200_u64 {
         check_read(&reader, &source, cached, 1);
         assert_eq!(backend.count(Op::Flush) as u64, cached / 64);
+    }
+}
+
+#[test]
+fn without_being_told_a_file_with_checksums_is_flushed_beside_the_fetch_after_32_mib() {
+    const MIB: u32 = 1 << 20;
+    let (source, backend) = (Source::new(11, MIB, 70), Backend::new());
+    let opening = CachedBlockReader::new(Arc::clone(&source), Arc::clone(&backend));
+    let reader = finish(opening).unwrap();
+    backend.forget();
+    for cached in 0..70_u64 {
+        check_read(&reader, &source, cached, 1);
+        assert_eq!(
+            backend.count(Op::Flush) as u64,
+            (cached + 1) / 33,
+            "{cached}"
+        );
     }
 }
 
@@ -58,6 +77,187 @@ fn the_old_constructor_sets_the_limit_too() {
     for cached in 1..=30_u64 {
         check_read(&reader, &source, cached, 1);
         assert_eq!(backend.count(Op::Flush) as u64, cached / 7);
+    }
+}
+
+/// A reader that is flushed after four blocks, beside the next fetch, and has cached four. Flushes are held.
+fn due_beside() -> (Arc<Source>, Arc<Backend>, Reader) {
+    let config = CacheConfig::new().with_flush_every_bytes(u64::from(4 * BLOCK + BLOCK / 2));
+    let (source, backend, reader) = World::of(400).block(BLOCK).config(config).parts();
+    for lba in 100..104 {
+        check_read(&reader, &source, lba, 1);
+    }
+    hold_flushes(&backend);
+    backend.forget();
+    (source, backend, reader)
+}
+
+#[test]
+fn a_flush_that_is_due_in_bytes_is_made_beside_the_next_fetch() {
+    let (source, backend, reader) = due_beside();
+    check_read(&reader, &source, 100, 4);
+    assert_eq!(backend.count(Op::Flush), 0, "that was no fetch");
+    source.gate.shut();
+    let mut poller = Poller::new();
+    let reading = poller.spawn(read(&reader, 0, 2));
+    poller.run();
+    assert_eq!(source.gate.held().len(), 1);
+    assert_eq!(backend.gate.held().len(), 1, "while the source works");
+    backend.gate.release_all();
+    poller.run();
+    source.gate.open();
+    poller.run();
+    source.assert_bytes(0, &poller.take(reading).unwrap());
+    for (cached, lba) in (3..30).zip(200..) {
+        backend.gate.open();
+        check_read(&reader, &source, lba, 1);
+        // The fifth finds four, and its flush covers it too, since the source answers at once.
+        assert_eq!(backend.count(Op::Flush), 1 + cached / 5);
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_flush_beside_a_fetch_but_the_one_who_makes_it() {
+    let (source, backend, reader) = due_beside();
+    source.gate.shut();
+    let mut poller = Poller::new();
+    let flusher = poller.spawn(read(&reader, 0, 3));
+    poller.run();
+    let follower = poller.spawn(read(&reader, 0, 3));
+    let narrow = poller.spawn(read(&reader, 1, 1));
+    poller.run();
+    source.gate.open();
+    poller.run();
+    assert_eq!(backend.count(Op::Flush), 1, "the followers make none");
+    assert_eq!(backend.gate.held().len(), 1, "the flush is under way");
+    assert!(!poller.is_done(flusher));
+    source.assert_bytes(0, &poller.take(follower).unwrap());
+    source.assert_bytes(1, &poller.take(narrow).unwrap());
+    for (lba, blocks) in [(100, 1), (0, 3), (50, 1), (1, 2)] {
+        check_read(&reader, &source, lba, blocks);
+    }
+    assert!(!poller.is_done(flusher));
+    backend.gate.open();
+    poller.run_to_end();
+    source.assert_bytes(0, &poller.take(flusher).unwrap());
+    assert_eq!(backend.count(Op::Flush), 1);
+}
+
+#[test]
+fn a_read_that_follows_leaves_the_flush_to_one_that_fetches() {
+    let config = CacheConfig::new().with_flush_every_bytes(u64::from(BLOCK));
+    let (source, backend, reader) = World::of(400).block(BLOCK).config(config).parts();
+    source.gate.shut();
+    let mut poller = Poller::new();
+    let leader = poller.spawn(read(&reader, 0, 1));
+    poller.run();
+    finish(async {
+        let mut other = Poller::new();
+        let stored = other.spawn(read(&reader, 50, 1));
+        other.run();
+        source.gate.release_where(|call| call.lba == 50);
+        other.run();
+        other.take(stored).unwrap();
+    });
+    let follower = poller.spawn(read(&reader, 0, 1));
+    poller.run();
+    assert_eq!(backend.count(Op::Flush), 0, "it fetches nothing");
+    let fetching = poller.spawn(read(&reader, 60, 1));
+    poller.run();
+    assert_eq!(backend.count(Op::Flush), 1);
+    source.gate.open();
+    poller.run_to_end();
+    for id in [leader, follower, fetching] {
+        poller.take(id).unwrap();
+    }
+}
+
+#[test]
+fn a_flush_beside_a_fetch_may_be_dropped_and_is_made_by_the_next() {
+    let mut polls = 0;
+    loop {
+        let (source, backend, reader) = due_beside();
+        backend.gate.once();
+        source.gate.once();
+        let done = drop_after(read(&reader, 0, 1), polls);
+        source.gate.open();
+        backend.gate.open();
+        backend.forget();
+        if done {
+            break;
+        }
+        check_read(&reader, &source, 0, 1);
+        check_read(&reader, &source, 1, 1);
+        check_read(&reader, &source, 2, 1);
+        let counted = finish(reader.get_stats());
+        assert_eq!(counted.cached_blocks, 7);
+        assert!(backend.count(Op::Flush) <= 1);
+        finish(reader.flush_cache()).unwrap();
+        polls += 1;
+    }
+    assert!(polls > 3, "{polls} polls");
+
+    let (source, backend, reader) = due_beside();
+    source.gate.shut();
+    assert!(!drop_after(read(&reader, 0, 1), 3));
+    source.gate.open();
+    assert_eq!(backend.count(Op::Flush), 1);
+    backend.gate.open();
+    check_read(&reader, &source, 0, 1);
+    assert_eq!(backend.count(Op::Flush), 2);
+}
+
+#[test]
+fn a_flush_beside_a_fetch_that_fails_fails_no_read_and_is_made_though_the_fetch_fails() {
+    let (source, backend, reader) = due_beside();
+    backend.gate.open();
+    backend.fail_all(Op::Flush);
+    check_read(&reader, &source, 0, 2);
+    assert_eq!(reader.counters().backend_flush_failures, 1);
+    check_read(&reader, &source, 2, 6);
+    backend.heal();
+    source.fail_block(10, "not now");
+    finish(read(&reader, 10, 1)).unwrap_err();
+    source.heal();
+    assert_eq!(backend.count(Op::Flush), 2);
+}
+
+#[test]
+fn a_flush_that_is_due_in_bytes_is_made_by_those_who_flush_and_by_those_who_cache_ahead() {
+    let (source, backend, reader) = due_beside();
+    backend.gate.open();
+    finish(reader.flush_cache()).unwrap();
+    check_read(&reader, &source, 0, 3);
+    assert_eq!(backend.count(Op::Flush), 1);
+    finish(reader.ensure_cached(10, 1, ReadContext::BACKGROUND)).unwrap();
+    assert_eq!(backend.count(Op::Flush), 2);
+    check_read(&reader, &source, 20, 1);
+    assert_eq!(backend.count(Op::Flush), 2);
+}
+
+#[test]
+fn the_limit_that_was_set_last_counts() {
+    let blocks = CacheConfig::new()
+        .with_flush_every_bytes(7)
+        .with_flush_every_blocks(3);
+    assert_eq!(
+        (blocks.flush_every_blocks(), blocks.flush_every_bytes()),
+        (Some(3), None)
+    );
+    let bytes = blocks.with_flush_every_bytes(7);
+    assert_eq!(
+        (bytes.flush_every_blocks(), bytes.flush_every_bytes()),
+        (None, Some(7))
+    );
+    let default = CacheConfig::new();
+    assert_eq!(default.flush_every_bytes(), Some(32 << 20));
+    for config in [
+        default.with_flush_every_bytes(0),
+        default.with_flush_every_blocks(0),
+    ] {
+        let opening = CachedBlockReader::open(Source::new(1, 16, 4), Backend::new(), config);
+        let error = finish(opening).expect_err("zero");
+        assert_eq!(error.kind(), GibbloxErrorKind::InvalidInput);
     }
 }
 

@@ -209,9 +209,14 @@ fn however_often_it_is_called_ok_of_a_flush_means_that_all_that_was_valid_is_dur
 }
 
 #[test]
-fn without_comparing_what_was_cleared_does_not_come_back_with_its_old_bytes() {
+fn what_was_cleared_comes_back_with_its_old_bytes_only_without_comparing_and_before_a_flush() {
     let mut findings = Findings::default();
-    for verify in [VerifyPolicy::Never, VerifyPolicy::OnFirstRead] {
+    for (verify, flushes) in [
+        (VerifyPolicy::OnFirstRead, false),
+        (VerifyPolicy::OnFirstReadOfStored, false),
+        (VerifyPolicy::OnEveryRead, false),
+        (VerifyPolicy::Never, true),
+    ] {
         for fetched in 0..BLOCKS {
             let source = Source::new(5, BLOCK, BLOCKS);
             let disk = PowerCut::new(file_of_ours(&source, 0..BLOCKS));
@@ -221,6 +226,9 @@ fn without_comparing_what_was_cleared_does_not_come_back_with_its_old_bytes() {
             source.renew();
             finish(reader.clear()).expect("a well disk");
             finish(read(&reader, fetched, 1)).expect("a well source");
+            if flushes {
+                finish(reader.flush_cache()).expect("a well disk");
+            }
             let old = source.bytes_of(0, fetched, 1);
             let mut images = 0;
             let mut came_back = 0;

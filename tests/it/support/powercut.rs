@@ -77,6 +77,24 @@ struct Journal {
     flushes_under_way: usize,
     /// Where it is there, flushes fail now and then.
     sickness: Option<Rng>,
+    /// How the next flush fails.
+    fails_next: Option<Forgets>,
+    /// How many writes succeed before one fails; it leaves zeros.
+    fails_write: Option<usize>,
+}
+
+/// What a flush that fails does to what was pending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Forgets {
+    Nothing,
+    /// The medium will not get it. The living process still reads it, as from a page cache.
+    OnTheMedium,
+    /// The living process reads what was there before, too.
+    Everywhere,
+}
+
+impl Forgets {
+    pub(crate) const ALL: [Self; 3] = [Self::Nothing, Self::OnTheMedium, Self::Everywhere];
 }
 
 impl Journal {
@@ -116,6 +134,23 @@ impl Journal {
 
     /// Whether a flush fails. One that does may lose, of what is pending, what a loss of power could.
     fn flush_fails(&mut self) -> bool {
+        if let Some(forgets) = self.fails_next.take() {
+            assert_eq!(
+                self.flushes_under_way, 0,
+                "another promises what is forgotten"
+            );
+            if forgets != Forgets::Nothing {
+                self.past = self.cuts();
+                self.base = self.past[self.past.len() - 1].durable.clone();
+                self.changes.clear();
+                self.acting.clear();
+                self.flushes.clear();
+            }
+            if forgets == Forgets::Everywhere {
+                self.live = self.base.clone();
+            }
+            return true;
+        }
         let Some(rng) = &mut self.sickness else {
             return false;
         };
@@ -176,6 +211,8 @@ impl PowerCut {
                 past: Vec::new(),
                 flushes_under_way: 0,
                 sickness: None,
+                fails_next: None,
+                fails_write: None,
             }),
         })
     }
@@ -188,6 +225,16 @@ impl PowerCut {
     /// From now on flushes fail now and then, and some of these lose what was pending, for the living process too.
     pub(crate) fn sicken(&self, rng: &mut Rng) {
         lock(&self.journal).sickness = Some(Rng::new(rng.next()));
+    }
+
+    /// The next flush fails, and does this to what is pending.
+    pub(crate) fn fail_next_flush(&self, forgets: Forgets) {
+        lock(&self.journal).fails_next = Some(forgets);
+    }
+
+    /// The next write but so many fails, and leaves zeros.
+    pub(crate) fn fail_write_after(&self, writes: usize) {
+        lock(&self.journal).fails_write = Some(writes);
     }
 
     /// Flushes may fail.
@@ -266,6 +313,14 @@ impl CacheOps for PowerCut {
 
     async fn write_at(&self, offset: u64, data: &[u8]) -> GibbloxResult<()> {
         let offset = position(offset)?;
+        let left = lock(&self.journal).fails_write.take();
+        if left == Some(0) {
+            let data = vec![0; data.len()];
+            self.change(Change::Write { offset, data }).await?;
+            let error = GibbloxError::with_message(GibbloxErrorKind::Io, "cannot write");
+            return Err(error);
+        }
+        lock(&self.journal).fails_write = left.map(|writes| writes - 1);
         let data = data.to_vec();
         self.change(Change::Write { offset, data }).await
     }
@@ -405,6 +460,11 @@ impl Cut {
     /// How many writes and changes of length are pending.
     pub(crate) fn pending(&self) -> usize {
         self.pending.len()
+    }
+
+    /// The least that is left.
+    pub(crate) fn durable(&self) -> &[u8] {
+        &self.durable
     }
 
     fn pieces(&self) -> Vec<Piece<'_>> {

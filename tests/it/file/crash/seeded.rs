@@ -183,9 +183,13 @@ fn any_base(source: &Arc<Source>, other: &Arc<Source>, rng: &mut Rng) -> Vec<u8>
 
 /// Some processes with some readers, prefetchers, flushes and scrubs each, in an order that the seed chooses.
 fn run_side_by_side(disk: &Arc<PowerCut>, source: &Arc<Source>, processes: usize, rng: &mut Rng) {
-    let config = CacheConfig::new()
-        .with_flush_every_blocks([1, 3, 64][rng.index(3)])
-        .with_window_bytes(source.block_size() * (1 + rng.below(8) as u32));
+    let every = [1, 3, 64][rng.index(3)];
+    let config = if rng.chance(50) {
+        CacheConfig::new().with_flush_every_blocks(every)
+    } else {
+        CacheConfig::new().with_flush_every_bytes(u64::from(every * source.block_size()))
+    };
+    let config = config.with_window_bytes(source.block_size() * (1 + rng.below(8) as u32));
     disk.gate.once();
     let mut tasks = Poller::new();
     for _ in 0..processes {
