@@ -69,14 +69,14 @@
 //! - **I4** No lock is held across an await, but the one that has the file opened once.
 //! - **I5** Hits + misses = blocks asked for by `read_blocks`.
 //! - **I6** Any file content is safe to open.
-//! - **I7** Waiting goes one way: for blocks, then for contact with the source, then for bytes of the bitmap, then for the
-//!   backend. So there is no circle.
+//! - **I7** Waiting goes one way: for blocks, then for a permit to fetch or to compare them, then for contact with the
+//!   source, then for bytes of the bitmap, then for the backend. So there is no circle.
 //!
 //! # The way through the code
 //!
 //! [`CachedBlockReader`] (`reader`) is the face: every public method, and what it promises. `engine` does the work, a
 //! small struct for each job, and tells a read as look, claim, fetch or read, publish. Below it, `warm` says what is to
-//! be cached, and how far that is, `fetch` knows who fetches, on top of `claims`, which knows who waits, `file` reads and writes the cache file and is
+//! be cached, and how far that is, `fetch` knows who fetches, on top of `claims`, which knows who waits, and `permits`, which says how many fetch at once, `file` reads and writes the cache file and is
 //! the only caller of the backend, `format` is the specification of that file, `bitmap` says what is valid and trusted,
 //! `flush` when a flush is due, `bypass` whether the backend is asked at all, `policy` what may be fetched beyond what was
 //! asked for. `geometry` and `run` are the arithmetic. Imports point down this list.
@@ -108,6 +108,7 @@ mod format;
 mod geometry;
 pub mod guide;
 mod identity;
+mod permits;
 mod place;
 mod policy;
 mod port;

@@ -7,6 +7,7 @@ use crate::backend::CacheOps;
 use crate::fetch::Fetches;
 use crate::file::CacheFile;
 use crate::geometry::Geometry;
+use crate::turn::yield_now;
 
 use super::flushing::Flushing;
 
@@ -51,6 +52,10 @@ impl<C: CacheOps> Dropping<'_, C> {
                 written = self.file.erase(taken.run()).await;
             }
             rest = range.from(taken.run().end());
+            drop(taken);
+            if rest.is_some() {
+                yield_now().await;
+            }
         }
         debug!(lba, blocks, ok = written.is_ok(), "dropped cached blocks");
         written?;
