@@ -67,7 +67,7 @@
 //!
 //! # Features
 //!
-//! - `std` (default): `FileCacheOps` on Unix and Windows, locks of the operating system instead of spinning ones, and
+//! - `std` (default): `FileCacheOps` and `CacheDir` on Unix and Windows, locks of the operating system instead of spinning ones, and
 //!   errors that are [`std::error::Error`].
 //! - `serde`: `Serialize` for the snapshots of counters and progress; always there on wasm32.
 //!
@@ -167,9 +167,11 @@ mod sync;
 mod turn;
 mod warm;
 
-pub use backend::{CacheOps, LockMode, LockOutcome, MemoryCacheOps, Tenants};
 #[cfg(all(feature = "std", any(unix, windows)))]
-pub use backend::{FileCacheOps, FileCacheOptions};
+pub use backend::{
+    CacheDir, CacheDirEntry, CacheDirOptions, FileCacheOps, FileCacheOptions, Trimmed,
+};
+pub use backend::{CacheOps, LockMode, LockOutcome, MemoryCacheOps, Tenants};
 pub use config::wider::WiderFetches;
 pub use config::{BypassPolicy, CacheConfig, OfflinePolicy, VerifyPolicy};
 pub use file::{CacheFileInfo, HeaderDamage, Inspection, inspect};
