@@ -251,7 +251,7 @@ impl CacheDir {
             match self.trim() {
                 Ok(trimmed) if trimmed.failed.is_empty() => {}
                 Ok(trimmed) => {
-                    debug!(failed = ?trimmed.failed, "some cache files were not trimmed")
+                    debug!(failed = ?trimmed.failed, "some cache files were not trimmed");
                 }
                 Err(error) => debug!(%error, "the cache directory was not trimmed"),
             }
