@@ -38,6 +38,7 @@ pub(super) enum Attempt {
     Held(File),
     Refused,
     /// There are no locks here.
+    #[cfg_attr(windows, expect(dead_code, reason = "there are always locks there"))]
     Unknown,
     /// There is no such file, and none was to be created.
     Absent,
