@@ -99,6 +99,8 @@ pub(crate) struct CacheFile<C> {
     retry: Lock<Retry>,
     /// What the next flush has to make durable.
     unkept: Unkept,
+    /// How often a flush failed or a bypass ended. Wraps.
+    doubts: AtomicUsize,
     /// Who writes which bytes of the bitmap.
     bitmap_writers: Claims<Infallible>,
 }
@@ -180,6 +182,7 @@ impl<C: CacheOps> CacheFile<C> {
             probing: Claims::default(),
             retry: Lock::default(),
             unkept: Unkept::default(),
+            doubts: AtomicUsize::new(0),
             bitmap_writers: Claims::default(),
         })
     }
@@ -272,6 +275,7 @@ impl<C: CacheOps> CacheFile<C> {
         let before = || {
             if self.has_checksums() {
                 self.validity.distrust_all();
+                self.doubt();
             }
         };
         self.calls().probe(probe, before).await
@@ -358,6 +362,7 @@ impl<C: CacheOps> CacheFile<C> {
                 Some(Checksums::Xxh3) => self.validity.distrust_all(),
                 Some(Checksums::Absent) => self.validity.drop_trusted(),
             }
+            self.doubt();
         }
         result?;
         let kept = covering.kept();

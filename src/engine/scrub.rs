@@ -39,7 +39,7 @@ impl<C: CacheOps> Scrubbing<'_, C> {
         self.file.ready().await?;
         let mut report = ScrubReport::default();
         let mut result = Ok(());
-        let since = self.file.epoch();
+        let since = self.file.now();
         let mut turns = Turns::every(WINDOWS_A_TURN);
         let mut window = Vec::new();
         let mut rest = Run::new(0, self.geometry.total_blocks());
@@ -74,7 +74,7 @@ impl<C: CacheOps> Scrubbing<'_, C> {
             "scrubbed the cache"
         );
         if report.dropped_blocks != 0 {
-            let flushed = self.flushing.flush_cache().await;
+            let flushed = self.flushing.once().await;
             // As for blocks that are dropped on request: what was written before another flush failed may be lost.
             result = result.and(flushed).and(self.file.kept_since(since));
         }

@@ -11,12 +11,13 @@
 use gibblox_core::GibbloxResult;
 
 use crate::backend::CacheOps;
-use crate::bitmap::{Epoch, any_set};
+use crate::bitmap::any_set;
 use crate::error::not_erased;
 use crate::format::layout::Layout;
 use crate::place::pieces;
 use crate::port::ReadPieces;
 use crate::run::Run;
+use crate::sync::Ordering;
 use crate::turn::Turns;
 
 use super::stored::has_byte;
@@ -85,8 +86,8 @@ impl<C: CacheOps> CacheFile<C> {
     }
 
     async fn erase_sums(&self, run: Run, turns: &mut Turns) -> GibbloxResult<()> {
-        // After a flush that failed, zeros that are read need not be those of the medium.
-        let always = self.validity.was_distrusted();
+        // After a flush that failed, or may have, zeros that are read need not be those of the medium.
+        let always = self.validity.was_distrusted() || self.unkept.has_ever_lost();
         let mut sums = zeroed(Layout::sums_len(run.first(SUMS_AT_ONCE)), "checksums")?;
         let mut rest = Some(run);
         while let Some(run) = rest {
@@ -109,17 +110,26 @@ impl<C: CacheOps> CacheFile<C> {
         Ok(())
     }
 
+    /// A flush failed, or a bypass ended.
+    pub(super) fn doubt(&self) {
+        self.doubts.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Now, to be given to [`kept_since`](Self::kept_since).
-    pub(crate) fn epoch(&self) -> Epoch {
-        self.validity.epoch()
+    pub(crate) fn now(&self) -> Moment {
+        Moment(self.doubts.load(Ordering::Acquire))
     }
 
     /// Fails where a flush has failed since `since`, or a bypass has ended: what was written before may be lost, and a
     /// later flush that succeeds does not tell.
-    pub(crate) fn kept_since(&self, since: Epoch) -> GibbloxResult<()> {
-        if self.validity.epoch() == since {
+    pub(crate) fn kept_since(&self, since: Moment) -> GibbloxResult<()> {
+        if self.now() == since {
             return Ok(());
         }
         Err(not_erased())
     }
 }
+
+/// A moment between two flushes that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment(usize);

@@ -81,6 +81,11 @@ impl Unkept {
         Since(self.losses.load(Ordering::Acquire))
     }
 
+    /// Whether anything was ever lost.
+    pub(super) fn has_ever_lost(&self) -> bool {
+        self.now() != Since(0)
+    }
+
     /// All of `run` was written, all of it since `since`. It is called before the run counts as valid.
     pub(super) fn wrote(&self, run: Run, since: Since) {
         self.state.with(|state| {
