@@ -212,7 +212,7 @@ impl CacheConfig {
     /// Where there are more to be made, reads come before what is cached ahead
     /// ([`ensure_cached`](crate::CachedBlockReader::ensure_cached), [`warm`](crate::CachedBlockReader::warm)), and reads
     /// of a higher priority ([`ReadContext`](gibblox_core::ReadContext)) before others; within these the first come is the
-    /// first served. One in 32 goes to the call that has waited longest, so that each has its turn. While a call waits it
+    /// first served. One in 33 goes to the call that has waited longest, so that each has its turn. While a call waits it
     /// has claimed nothing, and no other waits for it. A fetch counts until its bytes are stored. A call whose future is
     /// kept and not polled keeps the places of its fetches.
     ///

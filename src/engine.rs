@@ -336,7 +336,9 @@ where
                 && (was_bypassed || self.file.is_bypassed())
                 && Box::pin(self.file.probe_at_once()).await
             {
-                (fetched, result) = self.request().serve(run, &mut *buf, ctx).await;
+                let (fetched_again, again) = self.request().serve(run, &mut *buf, ctx).await;
+                fetched |= fetched_again;
+                result = again;
             }
             if fetched {
                 // Once for a request, and last, so that no follower of its fetches waits for the flush.

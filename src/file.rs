@@ -54,7 +54,7 @@ use smallvec::SmallVec;
 use crate::backend::CacheOps;
 use crate::bitmap::{State, Validity};
 use crate::bypass::{Probe, Turn};
-use crate::claims::Claims;
+use crate::claims::{Claims, Ended};
 use crate::config::{BypassPolicy, VerifyPolicy};
 use crate::error::{bypassed, out_of_memory};
 use crate::format::checksum::{BlockHasher, Checksums};
@@ -65,7 +65,7 @@ use crate::place::Places;
 use crate::port::{Barrier, Calls, Port};
 use crate::run::Run;
 use crate::stats::{CacheState, Counts};
-use crate::sync::{AtomicUsize, Lock, Ordering};
+use crate::sync::{AtomicBool, AtomicUsize, Lock, Ordering};
 
 use owner::Owner;
 use retry::Retry;
@@ -93,8 +93,10 @@ pub(crate) struct CacheFile<C> {
     /// Held while the file is opened, so that it is opened once.
     opening: async_lock::Mutex<()>,
     owner: Owner,
+    /// A header of this process was written and is not known to be durable.
+    header_is_due: AtomicBool,
     /// Who probes. There is one thing to claim.
-    probing: Claims<()>,
+    probing: Claims<bool>,
     /// When a read tries next to open the file.
     retry: Lock<Retry>,
     /// What the next flush has to make durable.
@@ -179,6 +181,7 @@ impl<C: CacheOps> CacheFile<C> {
             state: AtomicUsize::new(CLOSED),
             opening: async_lock::Mutex::new(()),
             owner: Owner::default(),
+            header_is_due: AtomicBool::new(false),
             probing: Claims::default(),
             retry: Lock::default(),
             unkept: Unkept::default(),
@@ -261,14 +264,22 @@ impl<C: CacheOps> CacheFile<C> {
     }
 
     /// Probes a bypassed backend now, for a read that has nowhere else to go. Whether it is used again. Of several such
-    /// reads one probes at a time, in the order in which they came.
+    /// reads one probes, and the others hear how it went.
     pub(crate) async fn probe_at_once(&self) -> bool {
-        let _turn = self.probing.take(Run::block(0)).await;
-        match self.port.turn_at_once() {
+        let probing = match self.probing.claim(Run::block(0), ()) {
+            Ok(probing) => probing,
+            Err(wait) => match wait.await {
+                Ended::Told(_, is_used) => return is_used,
+                Ended::Yours(probing) => probing,
+            },
+        };
+        let is_used = match self.port.turn_at_once() {
             Turn::Use => true,
             Turn::Pass => false,
             Turn::Probe(probe) => self.probe(probe).await.is_ok(),
-        }
+        };
+        probing.end(&is_used, |(), _| true);
+        is_used
     }
 
     async fn probe(&self, probe: Probe<'_>) -> GibbloxResult<()> {
@@ -355,18 +366,32 @@ impl<C: CacheOps> CacheFile<C> {
     pub(crate) async fn flush(&self) -> GibbloxResult<bool> {
         let mended = self.mend_bits().await;
         let covering = self.unkept.begin();
-        let result = self.calls().flush().await;
-        if result.is_err() {
-            match self.opened_as() {
-                None => {}
-                Some(Checksums::Xxh3) => self.validity.distrust_all(),
-                Some(Checksums::Absent) => self.validity.drop_trusted(),
-            }
-            self.doubt();
-        }
-        result?;
+        let asking = Asking(self);
+        self.calls().flush().await?;
+        asking.answered();
         let kept = covering.kept();
         mended.map(|()| kept)
+    }
+}
+
+/// A flush whose answer is not known. Dropped without one, or with an error, nothing stays trusted.
+struct Asking<'a, C: CacheOps>(&'a CacheFile<C>);
+
+impl<C: CacheOps> Asking<'_, C> {
+    /// The backend said that it kept everything.
+    fn answered(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl<C: CacheOps> Drop for Asking<'_, C> {
+    fn drop(&mut self) {
+        match self.0.opened_as() {
+            None => {}
+            Some(Checksums::Xxh3) => self.0.validity.distrust_all(),
+            Some(Checksums::Absent) => self.0.validity.drop_trusted(),
+        }
+        self.0.doubt();
     }
 }
 

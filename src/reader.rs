@@ -136,8 +136,7 @@ where
     ///
     /// `OutOfRange` where the range reaches past the last block. The source's error as itself, a short read of the
     /// source as `Io`. The backend's error where a block could not be stored, or where an automatic flush failed on
-    /// the way; `Io` where blocks are dropped, because the backend damages or fails to read them, as fast as they are
-    /// cached. Where the backend is [bypassed](CacheConfig::with_bypass), the error of the probe, or `Io` where another
+    /// the way; `Io` where blocks are dropped, because the backend damages them, as fast as they are cached. Where the backend is [bypassed](CacheConfig::with_bypass), the error of the probe, or `Io` where another
     /// task is probing, before anything is fetched. After the first error no further fetch is begun, those under way are
     /// finished, and what was fetched stays cached.
     ///
@@ -441,7 +440,8 @@ where
     /// The backend's, where the cache file could not be opened, or where what was dropped could not be written or
     /// flushed; it is dropped for this process all the same. Where the backend is or becomes
     /// [bypassed](CacheConfig::with_bypass), that of the probe, or `Io`. `Other` where there is no memory for a window.
-    /// Blocks that cannot be read are dropped and counted, and are no error.
+    /// The backend's first error where a block could not be read, in the end, when all the others were compared; such
+    /// blocks are counted and stay valid.
     ///
     /// # Cancellation
     ///

@@ -11,7 +11,7 @@ use crate::file::CacheFile;
 use crate::geometry::Geometry;
 use crate::run::Run;
 use crate::stats::ScrubReport;
-use crate::turn::Turns;
+use crate::turn::{Turns, yield_now};
 
 use super::flushing::Flushing;
 use super::memory::sized;
@@ -50,7 +50,9 @@ impl<C: CacheOps> Scrubbing<'_, C> {
                 scanned = run.first(self.window_blocks);
                 let buf = sized(&mut window, self.geometry.len_bytes(scanned.blocks()))?;
                 let Ok(scrubbed) = self.file.scrub(scanned, buf).await else {
-                    // Some of it was dropped just now: what is valid has changed.
+                    // Some of it is being dropped or written again: what is valid has changed. The task that does it may
+                    // be one of this thread.
+                    yield_now().await;
                     continue;
                 };
                 let compared = self.file.has_checksums();

@@ -30,6 +30,9 @@ const SUMS_AT_ONCE: u64 = 512;
 /// After so many steps other tasks get their turn.
 const STEPS_A_TURN: u32 = 16;
 
+/// How many blocks of a file that others use too are erased in one step.
+const SHARED_BLOCKS: u64 = 1 << 15;
+
 /// Checksums of more bytes than this are cut off rather than overwritten, where all of them go.
 const LONG_SUMS_BYTES: u64 = 64 << 10;
 
@@ -47,7 +50,9 @@ impl<C: CacheOps> CacheFile<C> {
     /// for each [`SUMS_AT_ONCE`] checksums.
     pub(crate) async fn erase(&self, run: Run) -> GibbloxResult<()> {
         let mut turns = Turns::every(STEPS_A_TURN);
-        for part in self.validity.reserved(run) {
+        let mut rest = Some(run);
+        while let Some(part) = rest.and_then(|rest| self.first_touched(rest)) {
+            rest = run.from(part.end());
             // Also where no bit is set in memory: a write that was dropped or failed may have left one in the file.
             self.write_bits(part).await?;
             if self.has_checksums() {
@@ -56,6 +61,15 @@ impl<C: CacheOps> CacheFile<C> {
             turns.done().await;
         }
         Ok(())
+    }
+
+    /// The first part of `run` that a reader may have stored blocks of: this one where it has room for their bits, others
+    /// anywhere.
+    fn first_touched(&self, run: Run) -> Option<Run> {
+        if self.owner.shares() {
+            return Some(run.first(SHARED_BLOCKS));
+        }
+        self.validity.reserved(run).next()
     }
 
     /// Whether `run` is all that the checksums belong to, and they are so many that cutting them off is less work.
@@ -78,7 +92,9 @@ impl<C: CacheOps> CacheFile<C> {
         }
         self.calls().set_len(sums.end).await?;
         let mut turns = Turns::every(STEPS_A_TURN);
-        for part in self.validity.reserved(run) {
+        let mut rest = Some(run);
+        while let Some(part) = rest.and_then(|rest| self.first_touched(rest)) {
+            rest = run.from(part.end());
             self.write_bits(part).await?;
             turns.done().await;
         }
