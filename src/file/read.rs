@@ -316,7 +316,9 @@ impl<C: CacheOps> CacheFile<C> {
             let read = self.find_mismatches(run, buf, found).await;
             if read.is_err() {
                 // The others try for themselves.
-                turn.take().map(Turn::done);
+                if let Some(turn) = turn.take() {
+                    turn.done();
+                }
             }
             read?;
         }
