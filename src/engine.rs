@@ -19,7 +19,7 @@
 //! | job | what it does | borrows |
 //! |---|---|---|
 //! | [`hit`] | reads trusted blocks: the fast path | file |
-//! | [`Request`] | serves any other read, part by part | fetches, file, policy, fetching, comparing |
+//! | [`Request`] | serves any other read, part by part | fetches, file, policy, fetching |
 //! | [`Fetching`] | fetches and stores what a leader claimed, also [more](wide) | source, contact, file, policy, gate |
 //! | [`Warming`] | caches ranges in windows | fetches, file, fetching, flushing |
 //! | [`Dropping`] | drops ranges for good | fetches, file, flushing |
@@ -35,7 +35,6 @@
 //! request is then read twice, and every miss once for nothing. Spawning fetches, so that a dropped reader does not
 //! drop its fetch: it needs an executor, and a copy of every fetched byte.
 
-mod compare;
 mod contact;
 mod drop;
 mod fetching;
@@ -68,7 +67,6 @@ use crate::run::Run;
 use crate::stats::{CacheCounters, CacheState, CacheStats};
 use crate::sync::AtomicBool;
 
-use compare::Comparing;
 use contact::Contact;
 use drop::Dropping;
 use fetching::Fetching;
@@ -85,7 +83,6 @@ pub(crate) struct Engine<S, C> {
     contact: Contact,
     file: CacheFile<C>,
     fetches: Fetches,
-    comparing: Comparing,
     policy: FetchPolicy,
     gate: FlushGate,
     geometry: Geometry,
@@ -113,7 +110,6 @@ where
             contact,
             file,
             fetches: Fetches::new(config.fetches_at_once(), most_blocks),
-            comparing: Comparing::default(),
             policy: FetchPolicy::new(config.wider_fetches(), geometry),
             gate: FlushGate::default(),
             geometry,
@@ -140,7 +136,6 @@ where
             file: &self.file,
             policy: &self.policy,
             fetching: self.fetching(),
-            comparing: &self.comparing,
             fetches_at_once: self.config.fetches_at_once(),
         }
     }

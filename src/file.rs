@@ -15,6 +15,7 @@
 //! | [`open`] | finds or rebuilds the file |
 //! | [`owner`] | says whether it may |
 //! | [`read`] | reads blocks and compares them |
+//! | [`compare`] | has one of many first readers compare |
 //! | [`store`] | writes blocks and their bits |
 //! | [`erase`] | makes what was dropped stay dropped |
 //! | [`unkept`] | remembers what is written and not durable yet |
@@ -35,6 +36,7 @@
 //! open is refused its next call. That is no failure and takes nothing back; the bits stay as they are. After the bypass
 //! blocks with checksums are compared again, for the same reason as after a flush that failed.
 
+mod compare;
 mod erase;
 mod inspect;
 mod open;
@@ -67,6 +69,7 @@ use crate::run::Run;
 use crate::stats::{CacheState, Counts};
 use crate::sync::{AtomicBool, AtomicUsize, Lock, Ordering};
 
+use compare::Comparing;
 use owner::Owner;
 use retry::Retry;
 use unkept::Unkept;
@@ -88,6 +91,7 @@ pub(crate) struct CacheFile<C> {
     hasher: BlockHasher,
     verify: VerifyPolicy,
     validity: Validity,
+    comparing: Comparing,
     /// One of the [states](Self::opened_as).
     state: AtomicUsize,
     /// Held while the file is opened, so that it is opened once.
@@ -172,6 +176,7 @@ impl<C: CacheOps> CacheFile<C> {
         Ok(Self {
             places: Places::new(layout),
             validity: Validity::new(geometry.total_blocks())?,
+            comparing: Comparing::default(),
             hasher: BlockHasher::new(&identity),
             port: Port::new(backend, bypass),
             geometry,
@@ -341,16 +346,6 @@ impl<C: CacheOps> CacheFile<C> {
     #[inline]
     pub(crate) fn is_trusted(&self, run: Run) -> bool {
         self.verify != VerifyPolicy::OnEveryRead && self.validity.is_trusted(run)
-    }
-
-    /// Whether the next read of `run` compares it, and those after that need not.
-    pub(crate) fn is_compared_once(&self, run: Run) -> bool {
-        let once = match self.verify {
-            VerifyPolicy::OnFirstRead | VerifyPolicy::OnFirstReadOfStored => true,
-            VerifyPolicy::OnEveryRead => false,
-            VerifyPolicy::Never => self.validity.was_distrusted(),
-        };
-        once && self.has_checksums() && !self.validity.is_trusted(run)
     }
 
     // ---- durability ----

@@ -199,7 +199,8 @@
 //! | [`with_flush_every_bytes`](crate::CacheConfig::with_flush_every_bytes) | 32 MiB | fewer flushes, which cost a disk milliseconds each | less to fetch again after a loss of power |
 //! | [`with_window_bytes`](crate::CacheConfig::with_window_bytes) | 1 MiB | fewer, longer source calls when caching ahead | readers wait for less, and less memory |
 //! | [`with_windows_at_once`](crate::CacheConfig::with_windows_at_once) | 4 | a source with high latency is kept busy | more of the line is left to readers, and less memory |
-//! | [`with_fetches_at_once`](crate::CacheConfig::with_fetches_at_once) | 64 | a read with many holes takes as long as one fetch | a server that limits connections is left in peace |
+//! | [`with_fetches_at_once`](crate::CacheConfig::with_fetches_at_once) | 64 | a read with many holes takes as long as one fetch | a server that limits connections is left in peace: the limit is over all reads of a reader |
+//! | [`with_max_fetch_bytes`](crate::CacheConfig::with_max_fetch_bytes) | 0, none | fewer, longer source calls | a source that refuses long reads serves them; a large read that is dropped keeps more |
 //!
 //! Memory for caching ahead is `window_bytes` × `windows_at_once`, and 8 bytes for each block in it: by default 4 MiB,
 //! and 8 KiB for blocks of 4 KiB, however much is cached. A read fetches into its caller's buffer. A flush that is due

@@ -118,7 +118,7 @@
 //! | `port` | every call to the backend: refused while bypassed, counted, logged |
 //! | `place` | where a block lies in the file |
 //! | `claims` | a range lock with a queue |
-//! | `permits` | a fair semaphore of two ranks: how many fetches there are at once |
+//! | `permits` | a fair semaphore of four ranks: how many fetches there are at once |
 //! | `flush` | when a flush is due |
 //! | `bypass` | the circuit breaker |
 //! | `bitmap` | two lazily allocated bitmaps under a seqlock |

@@ -136,7 +136,8 @@ where
     ///
     /// `OutOfRange` where the range reaches past the last block. The source's error as itself, a short read of the
     /// source as `Io`. The backend's error where a block could not be stored, or where an automatic flush failed on
-    /// the way; `Io` where blocks are dropped, because the backend damages them, as fast as they are cached. Where the backend is [bypassed](CacheConfig::with_bypass), the error of the probe, or `Io` where another
+    /// the way; `Io` where the backend damages blocks as fast as they are cached. Blocks that another task drops meanwhile
+    /// are cached again. Where the backend is [bypassed](CacheConfig::with_bypass), the error of the probe, or `Io` where another
     /// task is probing, before anything is fetched. After the first error no further fetch is begun, those under way are
     /// finished, and what was fetched stays cached.
     ///
@@ -671,7 +672,9 @@ where
     /// # Cost
     ///
     /// Where all blocks are trusted, one backend read into `buf`, no lock and no allocation beside the future. A
-    /// missing run takes one source read into `buf`, one write of data, of checksums and of bits. Fetching more than is
+    /// missing run takes one source read into `buf`, one write of data, of checksums and of bits; one that is longer than
+    /// [`with_max_fetch_bytes`](CacheConfig::with_max_fetch_bytes) takes several. Blocks that the backend cannot read just
+    /// now are read from the source once for all tasks that want them at the same time, and stay as they are. Fetching more than is
     /// missing is off unless the [`CacheConfig`] says otherwise; a wider fetch takes memory for all of it, and a copy.
     fn read_blocks<'a, 'b, 'f>(
         &'a self,
