@@ -60,7 +60,8 @@ const TRIES: usize = 8;
 /// # In use
 ///
 /// A file is in use from when [`cache_for`](Self::cache_for) is called until the [`FileCacheOps`] that it returned, and with it
-/// every reader over it, is dropped or its process has ended. A file that was opened by its path, with
+/// every reader over it, is dropped or its process has ended (and, on Unix, until a process that it was just starting runs its
+/// program). A file that was opened by its path, with
 /// [`FileCacheOps::open`], is in use while it has a reader. Where the file system has no locks, nothing tells what
 /// is in use, and nothing is deleted. A process that may not write to the directory can only hold what has a lock file already;
 /// from under it, a process that may write can delete a file, which on Unix costs it the cache and no read.
