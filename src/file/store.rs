@@ -216,8 +216,8 @@ impl<C: CacheOps> CacheFile<C> {
                 _ => None,
             };
             rest = flaw.and_then(|flaw| rest.and_then(|rest| rest.from(flaw.run.end())));
+            any_read |= good.is_some() || known.is_some();
             if let Some(good) = good {
-                any_read = true;
                 let from = self.geometry.len_bytes(good.start() - run.start());
                 let len = self.geometry.len_bytes(good.blocks());
                 let bytes = buf.get(from..).and_then(|bytes| bytes.get(..len));
