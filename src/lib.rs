@@ -110,6 +110,7 @@
 //! | room | what it is |
 //! |---|---|
 //! | `reader` | the face: every public method |
+//! | `dir` | a directory of cache files with one budget |
 //! | `engine` | the jobs behind it: a request, a hit, a warming, a dropping, a scrub |
 //! | `warm` | what is to be warmed, and how far that is |
 //! | `fetch` | single-flight over runs |
@@ -147,6 +148,8 @@ mod bypass;
 mod claims;
 mod config;
 pub mod contract;
+#[cfg(all(feature = "std", any(unix, windows)))]
+mod dir;
 mod engine;
 mod error;
 mod fetch;
@@ -167,13 +170,13 @@ mod sync;
 mod turn;
 mod warm;
 
-#[cfg(all(feature = "std", any(unix, windows)))]
-pub use backend::{
-    CacheDir, CacheDirEntry, CacheDirOptions, FileCacheOps, FileCacheOptions, Trimmed,
-};
 pub use backend::{CacheOps, LockMode, LockOutcome, MemoryCacheOps, Tenants};
+#[cfg(all(feature = "std", any(unix, windows)))]
+pub use backend::{FileCacheOps, FileCacheOptions};
 pub use config::wider::WiderFetches;
 pub use config::{BypassPolicy, CacheConfig, OfflinePolicy, VerifyPolicy};
+#[cfg(all(feature = "std", any(unix, windows)))]
+pub use dir::{CacheDir, CacheDirEntry, CacheDirOptions, Trimmed};
 pub use file::{CacheFileInfo, HeaderDamage, Inspection, inspect};
 pub use identity::{
     cached_config_identity_string, cached_reader_identity_string, derive_cached_config_identity_id,

@@ -25,8 +25,8 @@ use futures_util::FutureExt;
 use gibblox_core::BlockReader;
 use tracing::debug;
 
-use super::file::hold::{self, Deletion};
-use super::file::{FileCacheOps, names};
+use crate::backend::file::hold::{self, Deletion};
+use crate::backend::file::{FileCacheOps, names};
 use crate::file::{Inspection, inspect};
 use crate::format::header::VERSION;
 
