@@ -278,6 +278,11 @@ impl<'t, T, W> Edit<'_, 't, T, W> {
         self.table.find(run)
     }
 
+    /// All that the claim in `place` holds.
+    pub(crate) fn run_at(&self, place: usize) -> Option<Run> {
+        self.table.sorted.get(place).map(|entry| entry.run)
+    }
+
     /// What is free around a free place.
     pub(crate) fn free_around(&self, place: usize) -> Option<Run> {
         let before = place

@@ -72,6 +72,7 @@ pub struct CacheConfig {
     window_bytes: u32,
     windows_at_once: u32,
     fetches_at_once: u32,
+    max_fetch_bytes: u32,
     verify: VerifyPolicy,
     offline: OfflinePolicy,
     wider_fetches: WiderFetches,
@@ -129,6 +130,7 @@ impl CacheConfig {
             window_bytes: 1 << 20,
             windows_at_once: 4,
             fetches_at_once: 64,
+            max_fetch_bytes: 0,
             verify: VerifyPolicy::OnFirstRead,
             offline: OfflinePolicy::Fail,
             wider_fetches: WiderFetches::new(),
@@ -190,7 +192,8 @@ impl CacheConfig {
     }
 
     /// How many windows `ensure_cached` works on at once, and [`warm`](crate::CachedBlockReader::warm) if it is not told
-    /// otherwise. Default 4; zero is refused on opening.
+    /// otherwise. Default 4; zero is refused on opening. No more than
+    /// [`with_fetches_at_once`](Self::with_fetches_at_once) are fetched at once.
     ///
     /// Enough to keep a source busy while others are written. Peak memory is this many windows, and 8 bytes for each of
     /// their blocks.
@@ -200,14 +203,55 @@ impl CacheConfig {
         self
     }
 
-    /// How many fetches one `read_blocks` has under way at once. Default 64; zero is refused on opening.
+    /// How many fetches are under way at once, over all calls of a reader. Default 64; zero is refused on opening.
     ///
-    /// A request with as many holes then takes about as long as one fetch; one with more goes in several rounds. Fetches
-    /// need no memory of their own, since each fills its part of the caller's buffer. Lower it for a server that
-    /// limits connections.
+    /// A request with as many holes takes about as long as one fetch. One with more begins the next fetch when one is
+    /// over. Fetches of `read_blocks` need no memory of their own, since each fills its part of the caller's buffer. Lower
+    /// it for a server that limits connections.
+    ///
+    /// Where there are more to be made, reads come before what is cached ahead
+    /// ([`ensure_cached`](crate::CachedBlockReader::ensure_cached), [`warm`](crate::CachedBlockReader::warm)), and reads
+    /// of a higher priority ([`ReadContext`](gibblox_core::ReadContext)) before others; within these the first come is the
+    /// first served. One in 32 goes to the call that has waited longest, so that each has its turn. While a call waits it
+    /// has claimed nothing, and no other waits for it. A fetch counts until its bytes are stored. A call whose future is
+    /// kept and not polled keeps the places of its fetches.
+    ///
+    /// Opening, and asking a source that was out of reach who it is, do not count.
     #[must_use]
     pub const fn with_fetches_at_once(mut self, fetches: u32) -> Self {
         self.fetches_at_once = fetches;
+        self
+    }
+
+    /// The longest fetch, in bytes, for a source that refuses longer reads or is slow to begin them. Default 0: none is too
+    /// long. Rounded down to whole blocks, but never less than one.
+    ///
+    /// A longer run is fetched in pieces side by side, up to [`with_fetches_at_once`](Self::with_fetches_at_once) at
+    /// once. Each piece is stored when it arrives, so a large read that is dropped, or of which a piece fails, keeps what
+    /// had arrived. Windows of [`ensure_cached`](crate::CachedBlockReader::ensure_cached) and
+    /// [`warm`](crate::CachedBlockReader::warm) are no longer than this, nor are [wider
+    /// fetches](Self::with_wider_fetches). Each piece costs a call of the source and a write of data, of checksums and of
+    /// bits.
+    ///
+    /// ```
+    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+    /// # use image::Image;
+    /// use gibblox_cache::{CacheConfig, CachedBlockReader, MemoryCacheOps};
+    /// use gibblox_core::{BlockReader, ReadContext};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> gibblox_core::GibbloxResult<()> {
+    /// let config = CacheConfig::new().with_max_fetch_bytes(8 * 512);
+    /// let reader = CachedBlockReader::open(Image::new(512, 64), MemoryCacheOps::new(), config).await?;
+    /// let mut buf = [0; 20 * 512];
+    /// reader.read_blocks(0, &mut buf, ReadContext::FOREGROUND).await?; // 8, 8 and 4 blocks.
+    /// assert_eq!(reader.counters().source_reads, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub const fn with_max_fetch_bytes(mut self, bytes: u32) -> Self {
+        self.max_fetch_bytes = bytes;
         self
     }
 
@@ -230,8 +274,8 @@ impl CacheConfig {
     ///
     /// A failing call may be a slow one: a disk that is about to die answers each after seconds. After
     /// [`after_failures`](BypassPolicy::after_failures) failures in a row the backend is *bypassed*. While it is, no call
-    /// is made at all: every block counts as a miss and comes from the source, by one read for each request, since there
-    /// is nowhere to keep it for another. Valid blocks stay valid, and are there again afterwards.
+    /// is made at all: every block counts as a miss and comes from the source. Requests for the same blocks at the same
+    /// time share one read of the source; nothing is kept for a later one. Valid blocks stay valid, and are there again afterwards.
     ///
     /// Reads, writes, changes of length and flushes that fail count. Any call that succeeds begins the row again. A read
     /// that comes back short tells that the file is shorter, and one that hangs is not known to have failed: they do
@@ -299,6 +343,12 @@ impl CacheConfig {
     #[must_use]
     pub const fn fetches_at_once(&self) -> u32 {
         self.fetches_at_once
+    }
+
+    /// See [`with_max_fetch_bytes`](Self::with_max_fetch_bytes); zero where there is no limit.
+    #[must_use]
+    pub const fn max_fetch_bytes(&self) -> u32 {
+        self.max_fetch_bytes
     }
 
     /// See [`with_verify`](Self::with_verify).

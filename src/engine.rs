@@ -8,16 +8,18 @@
 //!      (again) ├── Lead ────► fetch into the caller's buffer, store, publish ────┤    (request)
 //!        ▲     └── Follow ──► wait for the leader ──► read from the backend ─────┘
 //!        │                                    │
-//!        └── could not be read, or did not ───┴ the follower leads now, or gets bytes that
-//!            match                              could not be stored
+//!        └── did not match ───────────────────┴ the follower leads now, or gets bytes that
+//!                                               could not be stored
 //! ```
+//!
+//! What is valid and could not be read is claimed in a table of its own, read from the source, and not stored.
 //!
 //! The engine owns the parts and does no work of its own. A job is a small struct that borrows the parts it needs:
 //!
 //! | job | what it does | borrows |
 //! |---|---|---|
 //! | [`hit`] | reads trusted blocks: the fast path | file |
-//! | [`Request`] | serves any other read, in rounds | fetches, file, policy, fetching |
+//! | [`Request`] | serves any other read, part by part | fetches, file, policy, fetching, comparing |
 //! | [`Fetching`] | fetches and stores what a leader claimed, also [more](wide) | source, contact, file, policy, gate |
 //! | [`Warming`] | caches ranges in windows | fetches, file, fetching, flushing |
 //! | [`Dropping`] | drops ranges for good | fetches, file, flushing |
@@ -33,6 +35,7 @@
 //! request is then read twice, and every miss once for nothing. Spawning fetches, so that a dropped reader does not
 //! drop its fetch: it needs an executor, and a copy of every fetched byte.
 
+mod compare;
 mod contact;
 mod drop;
 mod fetching;
@@ -65,6 +68,7 @@ use crate::run::Run;
 use crate::stats::{CacheCounters, CacheState, CacheStats};
 use crate::sync::AtomicBool;
 
+use compare::Comparing;
 use contact::Contact;
 use drop::Dropping;
 use fetching::Fetching;
@@ -81,6 +85,7 @@ pub(crate) struct Engine<S, C> {
     contact: Contact,
     file: CacheFile<C>,
     fetches: Fetches,
+    comparing: Comparing,
     policy: FetchPolicy,
     gate: FlushGate,
     geometry: Geometry,
@@ -99,11 +104,16 @@ where
             geometry,
             contact,
         } = open::open(&source, cache, config).await?;
+        let most_blocks = match config.max_fetch_bytes() {
+            0 => u64::MAX,
+            bytes => geometry.blocks_in(u64::from(bytes)).max(1),
+        };
         Ok(Self {
             source,
             contact,
             file,
-            fetches: Fetches::default(),
+            fetches: Fetches::new(config.fetches_at_once(), most_blocks),
+            comparing: Comparing::default(),
             policy: FetchPolicy::new(config.wider_fetches(), geometry),
             gate: FlushGate::default(),
             geometry,
@@ -130,6 +140,7 @@ where
             file: &self.file,
             policy: &self.policy,
             fetching: self.fetching(),
+            comparing: &self.comparing,
             fetches_at_once: self.config.fetches_at_once(),
         }
     }
@@ -152,7 +163,7 @@ where
             fetching: self.fetching(),
             flushing: self.flushing(),
             geometry: self.geometry,
-            window_blocks: self.window_blocks(),
+            window_blocks: self.window_blocks().min(self.fetches.most_blocks()),
             windows_at_once: self.config.windows_at_once(),
         }
     }

@@ -23,15 +23,24 @@
 //! fetch of any of it is void, its bytes go to the task that leads it and are not stored, and its followers are in line
 //! behind the task that drops. It waits for a lead that has [begun to store](Lead::begin_store), with a place in line.
 //!
-//! **Waiting goes one way** (I7): for blocks, then for contact with the source, then for bytes of the bitmap, then for
-//! the backend. A task that waits in one of these holds nothing that comes later in this list. Two parts of one request
-//! wait side by side: the one that leads goes on while the other follows. So there is no circle.
+//! **Past the cache.** Blocks that are valid and cannot be read just now stay as they are (I8), and so does all of a cache
+//! whose backend is bypassed. Tasks that read them from the source lead and follow in a table of their own: nothing is
+//! stored, and the followers get the bytes. Only tasks that could not read the cache themselves come here, so none waits
+//! for the source that need not. A task that drops blocks makes fetches in both tables void.
+//!
+//! **Permits.** A task leads only what it has a permit to fetch ([`Permits`]), so no block is claimed whose fetch does not
+//! begin at once. A follower that is the next to lead holds its run while it waits for a permit. It gets one, since all
+//! who hold a permit wait for no block.
+//!
+//! **Waiting goes one way** (I7): for blocks, then for a permit, then for contact with the source, then for bytes of the
+//! bitmap, then for the backend. A task that waits in one of these holds nothing that comes later in this list. Two parts
+//! of one request wait side by side: the one that leads goes on while the other follows. So there is no circle.
 //!
 //! **More than was asked for.** A fetch may bring more, as the [`Plan`] of the request says. It grows when it is claimed,
 //! under the table's lock, over blocks that are missing and that no task fetches, and all of it is in the table. Across a
 //! short gap of valid blocks two runs of a request become one [`Fetch`]. A run that passes on does not grow.
 //!
-//! A request claims no more than it begins to fetch, so the table stays short.
+//! **Pieces.** No fetch is longer than the limit. A longer run is led in pieces, each with a claim and a permit of its own.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -41,6 +50,7 @@ use smallvec::SmallVec;
 
 use crate::bitmap::State;
 use crate::claims::{Claims, Edit, Ended, Found, Group, Held, Wait};
+use crate::permits::{Permit, Permits, Rank, Take};
 use crate::policy::{Plan, widen};
 use crate::run::Run;
 
@@ -49,17 +59,17 @@ use crate::run::Run;
 pub(crate) enum Outcome {
     /// The run is valid.
     Published,
-    /// The source answered, but the backend did not take the bytes.
-    Unstored(Unstored),
+    /// The source answered, but the backend did not take the bytes, with this error.
+    Unstored(GibbloxError, Brought),
+    /// The source answered, and nothing was to be stored.
+    Past(Brought),
     /// The source did not answer, with this error.
     Failed(GibbloxError),
 }
 
 /// Bytes that are in no cache, for the tasks that waited for them.
 #[derive(Clone, Debug)]
-pub(crate) struct Unstored {
-    /// The backend's.
-    pub(crate) error: GibbloxError,
+pub(crate) struct Brought {
     /// The run that was led.
     pub(crate) run: Run,
     /// Its bytes. One copy for all followers; empty where there was no memory for it, which only those hear who want
@@ -105,9 +115,43 @@ impl Fate {
 }
 
 /// The runs that are being fetched, or dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Fetches {
     claims: Claims<Outcome, Fate>,
+    /// Those whose bytes are not stored.
+    past: Claims<Outcome, Fate>,
+    permits: Permits,
+    /// No fetch is longer; at least one.
+    most_blocks: u64,
+}
+
+/// Where the bytes of a fetch go, beside its caller's buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// Into the cache.
+    Cache,
+    /// Nowhere.
+    Past,
+}
+
+/// How parts of a request are claimed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask<'p> {
+    pub(crate) route: Route,
+    /// What may be fetched beyond what is wanted.
+    pub(crate) plan: &'p Plan,
+    /// How many claims are made at most.
+    pub(crate) most_claims: usize,
+    /// The request wants nothing more that is not served yet.
+    pub(crate) is_rest: bool,
+}
+
+/// What a claim of several parts came to.
+#[derive(Debug)]
+pub(crate) struct Claimed<'t> {
+    pub(crate) claims: Divided<'t>,
+    /// They end where the next block is missing, and there is no permit.
+    pub(crate) wants_permit: bool,
 }
 
 /// What a claim found out about a part of what was wanted.
@@ -147,6 +191,8 @@ pub(crate) struct Lead<'t> {
 pub(crate) struct Fetch<'t> {
     first: Lead<'t>,
     more: Vec<Lead<'t>>,
+    permits: &'t Permits,
+    permit: Option<Permit<'t>>,
 }
 
 /// A run, or a part of one, that another task fetches or drops.
@@ -154,6 +200,7 @@ pub(crate) struct Fetch<'t> {
 #[must_use]
 pub(crate) struct Follow<'t> {
     wait: Wait<'t, Outcome, Fate>,
+    fetches: &'t Fetches,
 }
 
 /// How following ended, for a beginning of what was followed. What is left has to be claimed again.
@@ -182,72 +229,116 @@ impl<'t> Follow<'t> {
         self.wait.part()
     }
 
-    /// Waits for the outcome, or for the turn to lead. What the follower leads then it has to fetch at once, as it
-    /// would what it claimed.
+    /// Waits for the outcome, or for the turn to lead. What the follower leads then it has to fetch, as it would what it
+    /// claimed, when it has [a permit](Fetch::permit).
     ///
     /// Cancellation is strict: a dropped follower is forgotten, and what it was given passes on.
     pub(crate) async fn outcome(self, state_at: impl Fn(Run) -> (State, Run)) -> Followed<'t> {
+        let fetches = self.fetches;
         match self.wait.await {
             Ended::Told(run, outcome) => Followed::Ended(run, outcome),
             Ended::Yours(held) => match state_at(held.run()) {
                 (State::Valid, run) => Followed::Valid(run),
-                (State::Missing, run) => Followed::Lead(Fetch::of(held.keep(run), run)),
+                (State::Missing, run) => {
+                    // What it follows may be longer than a fetch, where a task drops it.
+                    let run = run.first(fetches.most_blocks);
+                    Followed::Lead(fetches.fetch(held.keep(run), run, None))
+                }
             },
         }
     }
 }
 
+/// Without limits.
+#[cfg(test)]
+impl Default for Fetches {
+    fn default() -> Self {
+        Self::new(u32::MAX, u64::MAX)
+    }
+}
+
 impl Fetches {
+    /// With so many fetches under way at once, none longer than `most_blocks`. Both are at least one.
+    pub(crate) fn new(at_once: u32, most_blocks: u64) -> Self {
+        Self {
+            claims: Claims::default(),
+            past: Claims::default(),
+            permits: Permits::new(usize::try_from(at_once).unwrap_or(usize::MAX)),
+            most_blocks,
+        }
+    }
+
     /// Divides `wanted` into what is valid, what another task fetches, and what the caller now has to fetch.
     ///
-    /// `wanted` are the parts of one request, disjoint and in order. The claims cover them exactly, in order, but end
-    /// after the first `most_fetches` fetches: no task should claim what it does not begin to fetch at once, since others
-    /// would wait for it. `plan` says what may be fetched beyond what is wanted. `state_at` tells the state of the first
-    /// block of a run, and the longest beginning of the run that shares it; it is asked under the table's lock.
-    pub(crate) fn claim(
-        &self,
+    /// `wanted` are parts of one request, disjoint. The claims cover them exactly, in order, but end before the first
+    /// missing run for which there is no permit: no task should claim what it does not begin to fetch at once, since
+    /// others would wait for it. `permit` is used first. `state_at` tells the state of the first block of a run, and the
+    /// longest beginning of the run that shares it; it is asked under the table's lock.
+    pub(crate) fn claim<'t>(
+        &'t self,
         wanted: impl Iterator<Item = Run>,
-        most_fetches: usize,
-        plan: &Plan,
+        ask: Ask<'_>,
+        permit: &mut Option<Permit<'t>>,
         state_at: impl Fn(Run) -> (State, Run),
-    ) -> Divided<'_> {
-        let mut claims = Divided::new();
-        self.claims.edit(|edit| {
-            divide(&mut claims, edit, wanted, most_fetches, plan, &state_at);
-            share_fates(&claims, edit);
+    ) -> Claimed<'t> {
+        let mut claimed = Claimed {
+            claims: Divided::new(),
+            wants_permit: false,
+        };
+        self.table(ask.route).edit(|edit| {
+            let is_all = self.divide(&mut claimed, edit, wanted, ask, permit, &state_at);
+            if is_all && ask.is_rest {
+                share_fates(&claimed.claims, edit);
+            }
         });
-        claims
+        claimed
     }
 
     /// Claims the beginning of `run`, for a task that wants it stored: as far as it is in one state, and no further than
-    /// one other task fetches it. `is_all`: the task wants nothing outside of `run`.
-    pub(crate) fn claim_one(
-        &self,
+    /// one other task fetches it. Nothing where it is missing and there is no permit. `is_all`: the task wants nothing
+    /// outside of `run`.
+    pub(crate) fn claim_one<'t>(
+        &'t self,
         run: Run,
         is_all: bool,
+        permit: &mut Option<Permit<'t>>,
         state_at: impl Fn(Run) -> (State, Run),
-    ) -> Claim<'_> {
+    ) -> Option<Claim<'t>> {
         self.claims.edit(|edit| {
-            let fate = Fate::apart(Wants::Stored);
-            let claim = claim_first(edit, run, &Plan::default(), fate, &state_at);
+            let first = First {
+                run,
+                plan: &Plan::default(),
+                fate: Fate::apart(Wants::Stored),
+                most_blocks: self.most_blocks,
+            };
+            let claim =
+                self.claim_first(edit, first, || self.permit(permit).map(Some), &state_at)?;
             if let Claim::Follow(follow) = &claim {
                 let alone = is_all && follow.run() == run;
-                edit.retag(&follow.wait, Fate { alone, ..fate });
+                let fate = Fate {
+                    alone,
+                    ..first.fate
+                };
+                edit.retag(&follow.wait, fate);
             }
-            claim
+            Some(claim)
         })
     }
 
-    /// All of `run`, where it is missing and no task has any of it. What [`claim`](Self::claim) comes to then, in fewer
-    /// steps.
+    /// All of `run`, where it is missing, no task has any of it, it is no longer than a fetch, and there is a permit. What
+    /// [`claim`](Self::claim) comes to then, in fewer steps.
     pub(crate) fn lead_all(
         &self,
         run: Run,
         state_at: impl Fn(Run) -> (State, Run),
     ) -> Option<Fetch<'_>> {
+        if run.blocks() > self.most_blocks {
+            return None;
+        }
         self.claims.edit(|edit| match edit.find(run) {
             Found::Free(place, free) if free == run && state_at(run) == (State::Missing, run) => {
-                Some(Fetch::of(edit.claim(place, run), run))
+                let permit = self.permits.try_take()?;
+                Some(self.fetch(edit.claim(place, run), run, Some(permit)))
             }
             _ => None,
         })
@@ -258,96 +349,191 @@ impl Fetches {
     ///
     /// Cancellation is strict.
     pub(crate) async fn take(&self, run: Run) -> Held<'_, Outcome, Fate> {
-        self.claims.take(run).await
+        let held = self.claims.take(run).await;
+        // A read that begins later follows no fetch that began before. Nothing is stored of them, so none is waited for.
+        drop(self.past.take_all(held.run()).await);
+        held
+    }
+
+    /// Gets in line for a permit. The caller holds no block, or waits for none while it holds the permit.
+    pub(crate) fn take_permit(&self, rank: Rank) -> Take<'_> {
+        self.permits.take(rank)
+    }
+
+    pub(crate) const fn most_blocks(&self) -> u64 {
+        self.most_blocks
+    }
+
+    fn permit<'t>(&'t self, permit: &mut Option<Permit<'t>>) -> Option<Permit<'t>> {
+        permit.take().or_else(|| self.permits.try_take())
+    }
+
+    const fn table(&self, route: Route) -> &Claims<Outcome, Fate> {
+        match route {
+            Route::Cache => &self.claims,
+            Route::Past => &self.past,
+        }
+    }
+
+    const fn fetch<'t>(
+        &'t self,
+        held: Held<'t, Outcome, Fate>,
+        asked: Run,
+        permit: Option<Permit<'t>>,
+    ) -> Fetch<'t> {
+        Fetch {
+            first: Lead { held, asked },
+            more: Vec::new(),
+            permits: &self.permits,
+            permit,
+        }
+    }
+
+    /// Claims the parts of a request; whether all of them.
+    fn divide<'t>(
+        &'t self,
+        claimed: &mut Claimed<'t>,
+        edit: &mut Edit<'_, 't, Outcome, Fate>,
+        wanted: impl Iterator<Item = Run>,
+        ask: Ask<'_>,
+        permit: &mut Option<Permit<'t>>,
+        state_at: &impl Fn(Run) -> (State, Run),
+    ) -> bool {
+        let claims = &mut claimed.claims;
+        for run in wanted {
+            let mut rest = Some(run);
+            // How many valid blocks, and nothing more, there are since the last lead of this part.
+            let mut gap = None;
+            // Where the last fetch begins.
+            let mut begins = run.start();
+            while let Some(run) = rest {
+                if claims.len() >= ask.most_claims {
+                    return false;
+                }
+                // What is added to a fetch must not make it too long.
+                let room = self.most_blocks.saturating_sub(run.start() - begins);
+                let merges = room != 0 && gap.is_some_and(|gap| ask.plan.merges(gap));
+                let first = First {
+                    run,
+                    plan: ask.plan,
+                    fate: Fate::apart(Wants::Bytes),
+                    most_blocks: if merges { room } else { self.most_blocks },
+                };
+                let may_lead = || {
+                    if merges {
+                        Some(None)
+                    } else {
+                        self.permit(permit).map(Some)
+                    }
+                };
+                let Some(claim) = self.claim_first(edit, first, may_lead, state_at) else {
+                    claimed.wants_permit = true;
+                    return false;
+                };
+                let covered = claim.run();
+                rest = run.from(covered.end());
+                match claim {
+                    Claim::Lead(fetch) if merges => {
+                        merge(claims, fetch);
+                        gap = Some(0);
+                    }
+                    claim => {
+                        gap = match &claim {
+                            Claim::Lead(fetch) => {
+                                begins = fetch.span().start();
+                                Some(0)
+                            }
+                            Claim::Valid(_) => gap.map(|gap| gap + covered.blocks()),
+                            Claim::Follow(_) => None,
+                        };
+                        claims.push(claim);
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Claims the longest beginning of a run that is in one state, and no longer than a fetch where it is missing. Nothing
+    /// where it is missing and `may_lead` says no; otherwise that gives the permit, if there is to be one.
+    fn claim_first<'t>(
+        &'t self,
+        edit: &mut Edit<'_, 't, Outcome, Fate>,
+        first: First<'_>,
+        may_lead: impl FnOnce() -> Option<Option<Permit<'t>>>,
+        state_at: &impl Fn(Run) -> (State, Run),
+    ) -> Option<Claim<'t>> {
+        match edit.find(first.run) {
+            // A block that is valid is there to be read, also while a task writes it again, or is about to drop it.
+            Found::Taken(place, part) => Some(match state_at(part) {
+                (State::Valid, part) => Claim::Valid(part),
+                (State::Missing, _) => Claim::Follow(Follow {
+                    wait: edit.follow(place, part, first.fate),
+                    fetches: self,
+                }),
+            }),
+            Found::Free(place, free) => match state_at(free) {
+                (State::Valid, part) => Some(Claim::Valid(part)),
+                (State::Missing, asked) => {
+                    let permit = may_lead()?;
+                    let asked = asked.first(first.most_blocks);
+                    let mut run = asked;
+                    let room = first.plan.room(asked);
+                    if room != asked {
+                        let free = edit.free_around(place);
+                        let room = free.and_then(|free| free.clip(room));
+                        let window = window(asked, first.most_blocks);
+                        if let Some(room) = room.and_then(|room| room.clip(window)) {
+                            run = widen(asked, room, state_at);
+                        }
+                    }
+                    Some(Claim::Lead(self.fetch(
+                        edit.claim(place, run),
+                        asked,
+                        permit,
+                    )))
+                }
+            },
+        }
     }
 
     /// Takes all of `run`, as [`take`](Self::take) takes a beginning of it.
     pub(crate) async fn take_all(&self, run: Run) -> Taken<'_> {
-        self.claims.take_all(run).await
+        let held = self.claims.take_all(run).await;
+        drop(self.past.take_all(run).await);
+        held
     }
 
     /// How many runs are being fetched.
     #[cfg(all(test, not(model)))]
     fn in_flight(&self) -> usize {
-        self.claims.len()
+        self.claims.len() + self.past.len()
     }
 }
 
 /// Runs that a task has taken, from the first to the last.
 pub(crate) type Taken<'t> = SmallVec<[Held<'t, Outcome, Fate>; 1]>;
 
-/// Claims the parts of a request.
-fn divide<'t>(
-    claims: &mut Divided<'t>,
-    edit: &mut Edit<'_, 't, Outcome, Fate>,
-    wanted: impl Iterator<Item = Run>,
-    most_fetches: usize,
-    plan: &Plan,
-    state_at: &impl Fn(Run) -> (State, Run),
-) {
-    let mut fetches = 0;
-    for run in wanted {
-        let mut rest = Some(run);
-        // How many valid blocks, and nothing more, there are since the last lead of this part.
-        let mut gap = None;
-        while let Some(run) = rest {
-            let merges = gap.is_some_and(|gap| plan.merges(gap));
-            if fetches == most_fetches && !merges {
-                return;
-            }
-            let claim = claim_first(edit, run, plan, Fate::apart(Wants::Bytes), state_at);
-            let claimed = claim.run();
-            rest = run.from(claimed.end());
-            match claim {
-                Claim::Lead(fetch) if merges => {
-                    merge(claims, fetch);
-                    gap = Some(0);
-                }
-                claim => {
-                    gap = match claim {
-                        Claim::Lead(_) => Some(0),
-                        Claim::Valid(_) => gap.map(|gap| gap + claimed.blocks()),
-                        Claim::Follow(_) => None,
-                    };
-                    fetches += usize::from(matches!(claim, Claim::Lead(_)));
-                    claims.push(claim);
-                }
-            }
-        }
-    }
+/// The beginning of what is wanted.
+#[derive(Clone, Copy, Debug)]
+struct First<'p> {
+    run: Run,
+    plan: &'p Plan,
+    fate: Fate,
+    /// No more than this is led.
+    most_blocks: u64,
 }
 
-/// Claims the longest beginning of `run` that is in one state.
-fn claim_first<'t>(
-    edit: &mut Edit<'_, 't, Outcome, Fate>,
-    run: Run,
-    plan: &Plan,
-    fate: Fate,
-    state_at: &impl Fn(Run) -> (State, Run),
-) -> Claim<'t> {
-    match edit.find(run) {
-        // A block that is valid is there to be read, also while a task writes it again, or is about to drop it.
-        Found::Taken(place, part) => match state_at(part) {
-            (State::Valid, part) => Claim::Valid(part),
-            (State::Missing, _) => Claim::Follow(Follow {
-                wait: edit.follow(place, part, fate),
-            }),
-        },
-        Found::Free(place, free) => match state_at(free) {
-            (State::Valid, part) => Claim::Valid(part),
-            (State::Missing, asked) => {
-                let mut run = asked;
-                let room = plan.room(asked);
-                if room != asked {
-                    let free = edit.free_around(place);
-                    if let Some(room) = free.and_then(|free| free.clip(room)) {
-                        run = widen(asked, room, state_at);
-                    }
-                }
-                Claim::Lead(Fetch::of(edit.claim(place, run), asked))
-            }
-        },
-    }
+/// So many blocks around `asked`, which is no longer: aligned where that holds all of it, so that they meet those of
+/// others.
+fn window(asked: Run, most_blocks: u64) -> Run {
+    let aligned = asked.start() - asked.start() % most_blocks;
+    let start = if aligned.saturating_add(most_blocks) >= asked.end() {
+        aligned
+    } else {
+        asked.start()
+    };
+    Run::block(start).until(start.saturating_add(most_blocks))
 }
 
 /// Settles whose errors the claims of one request take for their own.
@@ -393,11 +579,18 @@ fn merge<'t>(claims: &mut Divided<'t>, next: Fetch<'t>) {
 }
 
 impl<'t> Fetch<'t> {
-    fn of(held: Held<'t, Outcome, Fate>, asked: Run) -> Self {
-        Self {
-            first: Lead { held, asked },
-            more: Vec::new(),
+    /// Waits for a permit, where it has none since the run passed on to it.
+    ///
+    /// Cancellation is strict.
+    pub(crate) async fn permit(&mut self, rank: Rank) {
+        if self.permit.is_none() {
+            self.permit = Some(self.permits.take(rank).await);
         }
+    }
+
+    /// The permit, for as long as the fetch is not over.
+    pub(crate) const fn take_permit(&mut self) -> Option<Permit<'t>> {
+        self.permit.take()
     }
 
     fn each(&self) -> impl Iterator<Item = &Lead<'t>> {
@@ -484,21 +677,42 @@ impl Lead<'_> {
             return;
         }
         let group = self.held.group();
-        let mut copy = Vec::new();
-        let is_shared = self.held.is_awaited(|fate| fate.wants == Wants::Bytes)
-            && copy.try_reserve_exact(bytes.len()).is_ok();
-        if is_shared {
-            copy.extend_from_slice(bytes);
-        }
-        let outcome = Outcome::Unstored(Unstored {
-            error: error.clone(),
+        let copy = self.copy_for_followers(bytes);
+        let is_shared = copy.is_some();
+        let brought = Brought {
             run: self.run(),
-            bytes: Arc::new(copy),
-        });
+            bytes: Arc::new(copy.unwrap_or_default()),
+        };
+        let outcome = Outcome::Unstored(error.clone(), brought);
         self.held.end(&outcome, |fate, whole| match fate.wants {
             Wants::Bytes => is_shared,
             Wants::Stored => fate.shares(whole, group),
         });
+    }
+
+    /// Releases the run, whose bytes are not to be stored, and shares them with the followers, as
+    /// [`unstored`](Self::unstored) does.
+    pub(crate) fn past(self, bytes: &[u8]) {
+        let Some(copy) = self.copy_for_followers(bytes) else {
+            return;
+        };
+        let outcome = Outcome::Past(Brought {
+            run: self.run(),
+            bytes: Arc::new(copy),
+        });
+        self.held
+            .end(&outcome, |fate, _| fate.wants == Wants::Bytes);
+    }
+
+    /// A copy, if there is a follower that wants it, and memory.
+    fn copy_for_followers(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut copy = Vec::new();
+        let is_shared = self.held.is_awaited(|fate| fate.wants == Wants::Bytes)
+            && copy.try_reserve_exact(bytes.len()).is_ok();
+        is_shared.then(|| {
+            copy.extend_from_slice(bytes);
+            copy
+        })
     }
 }
 

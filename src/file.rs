@@ -332,6 +332,16 @@ impl<C: CacheOps> CacheFile<C> {
         self.verify != VerifyPolicy::OnEveryRead && self.validity.is_trusted(run)
     }
 
+    /// Whether the next read of `run` compares it, and those after that need not.
+    pub(crate) fn is_compared_once(&self, run: Run) -> bool {
+        let once = match self.verify {
+            VerifyPolicy::OnFirstRead | VerifyPolicy::OnFirstReadOfStored => true,
+            VerifyPolicy::OnEveryRead => false,
+            VerifyPolicy::Never => self.validity.was_distrusted(),
+        };
+        once && self.has_checksums() && !self.validity.is_trusted(run)
+    }
+
     // ---- durability ----
 
     /// Makes durable what was written. After an error nothing is trusted any more, so this refuses nothing: the caller

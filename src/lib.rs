@@ -67,7 +67,7 @@
 //!
 //! # Features
 //!
-//! - `std` (default): `FileCacheOps` on Unix and Windows, locks of the operating system instead of spinning ones, and
+//! - `std` (default): `FileCacheOps` and `CacheDir` on Unix and Windows, locks of the operating system instead of spinning ones, and
 //!   errors that are [`std::error::Error`].
 //! - `serde`: `Serialize` for the snapshots of counters and progress; always there on wasm32.
 //!
@@ -99,8 +99,8 @@
 //!   opened once, and claims (of blocks, of bytes of the bitmap, of the source's answer, of the probe).
 //! - **I5** Hits + misses = blocks asked for by `read_blocks`.
 //! - **I6** Any file content is safe to open.
-//! - **I7** Waiting goes one way: for blocks, then for contact with the source, then for bytes of the bitmap, then for the
-//!   backend. So there is no circle.
+//! - **I7** Waiting goes one way: for blocks, then for a permit to fetch or to compare them, then for contact with the
+//!   source, then for bytes of the bitmap, then for the backend. So there is no circle.
 //! - **I8** A bit leaves because bytes were proved wrong, replaced or dropped on request, or lie past the file's end;
 //!   never because a call failed. A file without checksums is an exception: after a flush that failed nothing can prove
 //!   its bytes, so those that this process wrote are dropped.
@@ -118,6 +118,7 @@
 //! | `port` | every call to the backend: refused while bypassed, counted, logged |
 //! | `place` | where a block lies in the file |
 //! | `claims` | a range lock with a queue |
+//! | `permits` | a fair semaphore of two ranks: how many fetches there are at once |
 //! | `flush` | when a flush is due |
 //! | `bypass` | the circuit breaker |
 //! | `bitmap` | two lazily allocated bitmaps under a seqlock |
@@ -155,6 +156,7 @@ mod format;
 mod geometry;
 pub mod guide;
 mod identity;
+mod permits;
 mod place;
 mod policy;
 mod port;
@@ -165,9 +167,11 @@ mod sync;
 mod turn;
 mod warm;
 
-pub use backend::{CacheOps, LockMode, LockOutcome, MemoryCacheOps, Tenants};
 #[cfg(all(feature = "std", any(unix, windows)))]
-pub use backend::{FileCacheOps, FileCacheOptions};
+pub use backend::{
+    CacheDir, CacheDirEntry, CacheDirOptions, FileCacheOps, FileCacheOptions, Trimmed,
+};
+pub use backend::{CacheOps, LockMode, LockOutcome, MemoryCacheOps, Tenants};
 pub use config::wider::WiderFetches;
 pub use config::{BypassPolicy, CacheConfig, OfflinePolicy, VerifyPolicy};
 pub use file::{CacheFileInfo, HeaderDamage, Inspection, inspect};

@@ -17,9 +17,9 @@
 //!
 //! Fetching ahead before the reader gets to the end of what is there, as an operating system does: somebody has to
 //! poll that fetch, and a reader who is done with his own blocks would have to wait for it, or a task be started.
-//! Widening a fetch beyond valid blocks that are in its way: it would fetch them twice, or go in pieces. Remembering
-//! where a wider fetch failed: a bad sector then costs the reads beside it one call more, each once.
+//! Widening a fetch beyond valid blocks that are in its way: it would fetch them twice, or go in pieces.
 
+mod failed;
 mod streams;
 mod unasked;
 
@@ -29,6 +29,7 @@ use crate::geometry::Geometry;
 use crate::run::Run;
 use crate::sync::{AtomicBool, Ordering};
 
+use failed::Failed;
 use streams::Streams;
 use unasked::Unasked;
 
@@ -42,6 +43,7 @@ pub(crate) struct FetchPolicy {
     /// The last that was fetched could not be stored, so that more of it would be fetched for nothing.
     unstored: AtomicBool,
     unasked: Unasked,
+    failed: Failed,
 }
 
 /// What one request may fetch beyond what it asks for.
@@ -69,6 +71,7 @@ impl FetchPolicy {
                 .then(|| Streams::new(ahead_blocks, wider.ahead_after_reads())),
             unstored: AtomicBool::new(false),
             unasked: Unasked::default(),
+            failed: Failed::default(),
         }
     }
 
@@ -105,18 +108,32 @@ impl FetchPolicy {
             .as_ref()
             .map_or(0, |streams| streams.observe(run, misses(), is_trusted));
         if !may_widen || self.unstored.load(Ordering::Relaxed) {
-            return Plan {
+            let plan = Plan {
                 gap_blocks: self.gap_blocks,
                 ..Plan::default()
             };
+            return if plan.widens() && self.failed.is_near(run) {
+                Plan::default()
+            } else {
+                plan
+            };
         }
-        Plan {
+        let plan = Plan {
             total_blocks: self.total_blocks,
             around_blocks: self.around_blocks,
             ahead_blocks,
             end: run.end(),
             gap_blocks: self.gap_blocks,
+        };
+        if plan.widens() && self.failed.is_near(plan.reach(run)) {
+            return Plan::default();
         }
+        plan
+    }
+
+    /// A wider fetch of `span` failed, and what was asked for came when it was fetched alone.
+    pub(crate) fn failed_beside(&self, span: Run) {
+        self.failed.add(span);
     }
 
     /// Something was fetched, and stored or not: until something is, nothing is fetched unasked.
@@ -129,6 +146,11 @@ impl FetchPolicy {
 }
 
 impl Plan {
+    /// Whether it allows anything.
+    const fn widens(&self) -> bool {
+        self.around_blocks > 1 || self.ahead_blocks != 0 || self.gap_blocks != 0
+    }
+
     /// How far the fetch of `run`, a missing part of the request, may reach; `run` itself at least.
     pub(crate) fn room(&self, run: Run) -> Run {
         let (mut start, mut end) = (run.start(), run.end());
@@ -143,6 +165,13 @@ impl Plan {
             end = end.max(self.end.saturating_add(self.ahead_blocks));
         }
         Run::new(start, end.min(self.total_blocks).max(run.end())).unwrap_or(run)
+    }
+
+    /// How far the fetches of any parts of `run`, which is all of the request, may reach.
+    fn reach(&self, run: Run) -> Run {
+        let first = self.room(run.first(1));
+        let last = run.from(run.end() - 1).map_or(run, |last| self.room(last));
+        self.room(run).hull(first).hull(last)
     }
 
     /// Whether a missing run is fetched together with the one before it in the same request, with so many valid blocks

@@ -26,8 +26,10 @@
 //! Mapping the file takes `unsafe`, and a truncated one kills the process. `io_uring` wants to own its buffers. Locks on
 //! ranges of bytes belong to the process and not to the object, and go when it closes *any* handle on the file.
 
-mod names;
+pub(super) mod hold;
+pub(super) mod names;
 mod place;
+mod step;
 
 #[cfg_attr(unix, path = "file/unix.rs")]
 #[cfg_attr(windows, path = "file/windows.rs")]
@@ -41,12 +43,14 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use futures_channel::oneshot;
 use gibblox_core::{BlockReader, GibbloxError, GibbloxErrorKind, GibbloxResult};
 
 use super::{CacheOps, LockMode, LockOutcome, Tenants};
+use hold::Hold;
 use place::Opened;
 
 /// A cache in a file of the local disk, on Unix and Windows.
@@ -222,16 +226,44 @@ impl FileCacheOps {
     }
 
     fn open_as(path: &Path, options: FileCacheOptions, links: Links) -> io::Result<Self> {
-        let array = Array::open(path, options, links).map_err(|error| {
-            let message = format!("the cache file {}: {error}", path.display());
-            io::Error::new(error.kind(), message)
-        })?;
+        let array = Array::open(path, options, links).map_err(|error| about(path, &error))?;
+        Ok(Self::over(array))
+    }
+
+    /// Opens the file at `path` so that it is not deleted while it is open, and notes the time.
+    pub(super) fn open_held(path: &Path) -> io::Result<Self> {
+        let hold = Hold::shared(path).map_err(|error| about(path, &error))?;
+        step::point();
+        match Array::open(path, FileCacheOptions::new(), Links::Refused) {
+            Ok(mut array) => {
+                array.hold = Some(hold);
+                array.touch();
+                Ok(Self::over(array))
+            }
+            Err(error) => {
+                drop(hold);
+                let _ = hold::sweep(path);
+                Err(about(path, &error))
+            }
+        }
+    }
+
+    /// Opens the file at `path` to look at it.
+    pub(super) fn open_to_look(path: &Path) -> io::Result<Self> {
+        FileCacheOps::open_as(
+            path,
+            FileCacheOptions::new().with_read_only(true),
+            Links::Refused,
+        )
+    }
+
+    fn over(array: Array) -> Self {
         let array = Arc::new(array);
         let vacated = Arc::clone(&array);
-        Ok(Self {
+        Self {
             tenants: Tenants::with_vacated(move || vacated.unlock()),
             array,
-        })
+        }
     }
 
     /// Where the file was found, without symbolic links.
@@ -248,6 +280,16 @@ struct Array {
     read_only: bool,
     first: Link,
     lock: Mutex<system::Lock>,
+    /// In a [`CacheDir`](super::CacheDir). The last field, so that it is given up last.
+    hold: Option<Hold>,
+}
+
+impl Drop for Array {
+    fn drop(&mut self) {
+        if self.hold.is_some() {
+            self.touch();
+        }
+    }
 }
 
 /// A file, and the one that was put in its place.
@@ -284,7 +326,16 @@ impl Array {
             path,
             read_only,
             first: Link::new(file),
+            hold: None,
         })
+    }
+
+    /// Notes that the file is used now.
+    fn touch(&self) {
+        if !self.read_only {
+            // A file of another user may be written and not touched. Then its last write counts.
+            let _ = self.file().set_modified(SystemTime::now());
+        }
     }
 
     /// The file that counts.
@@ -379,6 +430,11 @@ fn write_all(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn about(path: &Path, error: &io::Error) -> io::Error {
+    let message = format!("the cache file {}: {error}", path.display());
+    io::Error::new(error.kind(), message)
 }
 
 #[cold]

@@ -8,6 +8,7 @@ use crate::fetch::Fetches;
 use crate::file::CacheFile;
 use crate::geometry::Geometry;
 use crate::run::Run;
+use crate::turn::yield_now;
 
 use super::flushing::Flushing;
 
@@ -72,6 +73,10 @@ impl<C: CacheOps> Dropping<'_, C> {
                 written = self.file.erase(taken.run()).await;
             }
             rest = range.from(taken.run().end());
+            drop(taken);
+            if rest.is_some() {
+                yield_now().await;
+            }
         }
         written
     }

@@ -115,15 +115,39 @@ where
         Err(failed)
     }
 
-    /// Fetches what `fetch` claimed, and nothing else, into `buf`, stores it, and tells the followers.
+    /// Fetches what `fetch` claimed, and nothing else, into `buf`, and gives the bytes to the followers. Nothing is
+    /// stored.
     ///
     /// Cancellation is strict; what is led passes on to the next task that waits for it.
-    pub(super) async fn fetch(
+    pub(super) async fn fetch_past(
         &self,
         fetch: Fetch<'_>,
         buf: &mut [u8],
         ctx: ReadContext,
+    ) -> GibbloxResult<()> {
+        match self.read_source(fetch.span(), buf, ctx).await {
+            Ok(()) => {
+                // Nothing is added to what is not stored, so there is one.
+                fetch.leads().for_each(|lead| lead.past(buf));
+                Ok(())
+            }
+            Err(error) => {
+                fetch.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Fetches what `fetch` claimed, and nothing else, into `buf`, stores it, and tells the followers. It has its permit.
+    ///
+    /// Cancellation is strict; what is led passes on to the next task that waits for it.
+    pub(super) async fn fetch(
+        &self,
+        mut fetch: Fetch<'_>,
+        buf: &mut [u8],
+        ctx: ReadContext,
     ) -> Fetched {
+        let _permit = fetch.take_permit();
         match self.read_source(fetch.span(), buf, ctx).await {
             Ok(()) => self.store(fetch, buf).await,
             Err(error) => {

@@ -1,16 +1,18 @@
-//! [`Request`]: one read that is no plain hit. Its parts, what each waits for, and the rounds until all are served.
+//! [`Request`]: one read that is no plain hit. Its parts, what each waits for, and how they go on until all are served.
 //!
 //! # Progress
 //!
-//! Each round ends. A leader waits for contact with the source, for bytes of the bitmap and for the backend, and no task
+//! Each part ends. A leader waits for contact with the source, for bytes of the bitmap and for the backend, and no task
 //! that it waits for waits for a block (I7). A follower has a place in line: it is told how the fetch ended, or it is the
-//! next to lead, and fetches then in the same round (I3).
+//! next to lead, waits for a permit, and fetches (I3). What is not claimed yet waits for a permit too, in line, and is
+//! claimed again when there is one, or when another part of the request is over.
 //!
-//! Rounds end, whatever other tasks do. A part, or what is left of it, goes into another round for one of three reasons:
+//! Requests end, whatever other tasks do. A part, or what is left of it, is claimed again for one of three reasons:
 //!
 //! - A beginning of it was served, so that what is left is shorter.
-//! - It was read from the cache in vain, because blocks were damaged or dropped. After [`MOST_READS`] of these it is
-//!   *direct*: read from the source without a claim.
+//! - It was read from the cache in vain, because blocks were damaged or dropped. After [`MOST_READS`] of these it goes
+//!   *past* the cache, as does at once what could not be read: to the source, together with all who come to the same,
+//!   and stored nowhere.
 //! - A wide fetch failed. Then nothing of the request is widened again.
 //!
 //! A fetch of its own serves a part or fails it, also where the fetch is void. An error that a follower is told is its
@@ -18,17 +20,24 @@
 
 use alloc::boxed::Box;
 
-use gibblox_core::{BlockReader, GibbloxError, GibbloxResult, ReadContext};
+use core::future::{Future, poll_fn};
+use core::task::Poll;
 
+use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use gibblox_core::{BlockReader, GibbloxError, GibbloxResult, ReadContext};
 use smallvec::{SmallVec, smallvec};
 
 use crate::backend::CacheOps;
-use crate::fetch::{Claim, Fetch, Fetches, Follow, Followed, Outcome, Unstored};
+use crate::bitmap::State;
+use crate::fetch::{Ask, Brought, Claim, Fetch, Fetches, Follow, Followed, Outcome, Route};
 use crate::file::{CacheFile, Flaw, Looked, NotValid};
+use crate::permits::{Permit, Rank, Take};
 use crate::policy::{FetchPolicy, Plan};
 use crate::run::Run;
+use crate::turn::Turns;
 
+use super::compare::Comparing;
 use super::fetching::{Fetched, Fetching};
 use super::wide::TooWide;
 
@@ -39,6 +48,7 @@ pub(super) struct Request<'a, S, C> {
     pub(super) file: &'a CacheFile<C>,
     pub(super) policy: &'a FetchPolicy,
     pub(super) fetching: Fetching<'a, S, C>,
+    pub(super) comparing: &'a Comparing,
     pub(super) fetches_at_once: u32,
 }
 
@@ -46,48 +56,53 @@ pub(super) struct Request<'a, S, C> {
 struct Part<'b> {
     run: Run,
     buf: &'b mut [u8],
-    way: Way,
+    /// Whether it goes past the cache: the backend is bypassed, or would not keep or return what was fetched.
+    route: Route,
     /// How often it was read from the cache in vain.
     reads: u8,
 }
 
-/// After so many reads in vain a part is read from the source alone.
+/// After so many reads in vain a part goes past the cache.
 const MOST_READS: u8 = 3;
+
+/// How many parts end before other tasks get their turn.
+const PARTS_A_TURN: u32 = 32;
+
+/// How many parts are under way at once that fetch nothing.
+const UNFETCHED_AT_ONCE: usize = 256;
+
+/// How many claims are made under one look.
+const CLAIMS_AT_ONCE: usize = 128;
 
 /// Parts of a request. Mostly one.
 type Parts<'b> = SmallVec<[Part<'b>; 1]>;
 
-/// How a part may be served.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// From the cache, or by the leader of its fetch.
-    Claim,
-    /// From the source alone, since the backend is bypassed, or would not keep or return what was fetched.
-    Direct,
-}
-
-/// How a part is served in this round.
+/// How a part is served.
 enum Task<'t> {
     Cached,
-    Lead(Fetch<'t>),
-    Follow(Follow<'t>),
-    Direct,
+    Lead(Route, Fetch<'t>),
+    Follow(Route, Follow<'t>),
 }
 
-impl<'t> From<Claim<'t>> for Task<'t> {
-    fn from(claim: Claim<'t>) -> Self {
+impl<'t> Task<'t> {
+    fn new(route: Route, claim: Claim<'t>) -> Self {
         match claim {
             Claim::Valid(_) => Self::Cached,
-            Claim::Lead(fetch) => Self::Lead(fetch),
-            Claim::Follow(follow) => Self::Follow(follow),
+            Claim::Lead(fetch) => Self::Lead(route, fetch),
+            Claim::Follow(follow) => Self::Follow(route, follow),
         }
+    }
+
+    /// Whether the source is asked by this task.
+    const fn fetches(&self) -> bool {
+        matches!(self, Self::Lead(..))
     }
 }
 
-impl Task<'_> {
-    /// Whether the source is asked by this task.
-    const fn fetches(&self) -> bool {
-        matches!(self, Self::Lead(_) | Self::Direct)
+const fn other(route: Route) -> Route {
+    match route {
+        Route::Cache => Route::Past,
+        Route::Past => Route::Cache,
     }
 }
 
@@ -97,40 +112,97 @@ type Tasks<'t, 'b> = SmallVec<[(Task<'t>, Part<'b>); 1]>;
 /// How serving a part ended.
 enum Served<'b> {
     Done,
-    /// These, if any, have to go through another round.
+    /// These, if any, have to be claimed again.
     Again(Parts<'b>),
     /// The same, of a follower that has fetched something.
     Fetched(Parts<'b>),
-    /// This has to go through another round, with nothing fetched beside it.
-    Alone(Part<'b>),
+    /// This has to be claimed again, with nothing fetched beside it.
+    Alone(Part<'b>, TooWide),
     Failed {
         lba: u64,
         error: GibbloxError,
     },
 }
 
-/// The parts that are still to be served. Both are stacks, since a round takes no more than it begins to fetch.
+/// What is still to be begun, and what is known of the whole. The parts are stacks, since no more is taken than can be
+/// begun.
 #[derive(Default)]
-struct Waiting<'b> {
+struct Rest<'b> {
     claim: Parts<'b>,
-    direct: Parts<'b>,
+    past: Parts<'b>,
     /// What may be fetched beside it.
     plan: Plan,
     /// Whether anything was fetched.
     fetched: bool,
+    /// A wider fetch that failed.
+    too_wide: Option<Run>,
+    /// The first block of a part that failed, and its error.
+    failed: Option<(u64, GibbloxError)>,
 }
 
-impl<'b> Waiting<'b> {
-    fn push(&mut self, part: Part<'b>) {
-        match part.way {
-            Way::Claim => self.claim.push(part),
-            Way::Direct => self.direct.push(part),
+impl<'b> Rest<'b> {
+    const fn parts(&mut self, route: Route) -> &mut Parts<'b> {
+        match route {
+            Route::Cache => &mut self.claim,
+            Route::Past => &mut self.past,
         }
     }
 
-    fn is_empty(&self) -> bool {
-        self.claim.is_empty() && self.direct.is_empty()
+    fn push(&mut self, part: Part<'b>) {
+        self.parts(part.route).push(part);
     }
+
+    fn is_empty(&self) -> bool {
+        self.claim.is_empty() && self.past.is_empty()
+    }
+
+    /// A part is served, or is to be claimed again.
+    fn take_in(&mut self, served: Served<'b>) {
+        match served {
+            Served::Done => {}
+            Served::Again(parts) => parts.into_iter().for_each(|part| self.push(part)),
+            Served::Fetched(parts) => {
+                self.fetched = true;
+                parts.into_iter().for_each(|part| self.push(part));
+            }
+            Served::Alone(part, why) => {
+                if let TooWide::Failed(span) = why {
+                    self.too_wide = Some(self.too_wide.map_or(span, |known| known.hull(span)));
+                }
+                self.plan = Plan::default();
+                self.push(part);
+            }
+            Served::Failed { lba, error } => {
+                if self.failed.as_ref().is_none_or(|(first, _)| lba < *first) {
+                    self.failed = Some((lba, error));
+                }
+            }
+        }
+    }
+}
+
+/// What a request waits for.
+enum Next<'t, 'b> {
+    Served(Served<'b>),
+    Permit(Permit<'t>),
+}
+
+/// The next part that is served, or a permit. There is something under way, or in line.
+async fn next<'t, 'b, F: Future<Output = Served<'b>>>(
+    under_way: &mut FuturesUnordered<F>,
+    line: &mut Option<Take<'t>>,
+) -> Next<'t, 'b> {
+    poll_fn(|cx| {
+        // First, since a permit that is not taken fetches nothing.
+        if let Some(Poll::Ready(permit)) = line.as_mut().map(|take| take.poll_unpin(cx)) {
+            return Poll::Ready(Next::Permit(permit));
+        }
+        match under_way.poll_next_unpin(cx) {
+            Poll::Ready(Some(served)) => Poll::Ready(Next::Served(served)),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }
 
 impl<S, C> Request<'_, S, C>
@@ -148,15 +220,14 @@ where
         ctx: ReadContext,
     ) -> (bool, GibbloxResult<()>) {
         // Boxed, since it is rare, and would make the future of every read that misses larger.
-        let way = if self.file.shows_blocks() || Box::pin(self.file.prepare()).await {
-            Way::Claim
+        let route = if self.file.shows_blocks() || Box::pin(self.file.prepare()).await {
+            Route::Cache
         } else {
-            // Past a backend that is bypassed nothing can be kept for followers, so no task is made to wait as one.
-            Way::Direct
+            Route::Past
         };
         let plan = self.plan(run);
-        // Mostly all of it is missing and no task fetches any of it. The rounds come to the same, in more steps.
-        let lead = if way == Way::Claim && plan.room(run) == run {
+        // Mostly all of it is missing and no task fetches any of it. What follows comes to the same, in more steps.
+        let lead = if route == Route::Cache && plan.room(run) == run {
             self.fetches.lead_all(run, |run| self.file.state_at(run))
         } else {
             None
@@ -171,32 +242,97 @@ where
         let part = Part {
             run,
             buf,
-            way,
+            route,
             reads: 0,
         };
         // Boxed, since it is the longest way, and a request should not be as large as another's.
-        Box::pin(self.rounds(part, plan, ctx)).await
+        Box::pin(self.stream(part, plan, ctx)).await
     }
 
-    /// Serves `part` in rounds; whether anything was fetched, and how it ended.
-    async fn rounds(
+    /// Serves `part`, piece by piece; whether anything was fetched, and how it ended.
+    ///
+    /// The next piece is begun when there is a permit, not when all that is under way is over. Where pieces fail nothing
+    /// further is begun, and the others are finished first: their bytes are fetched by then, others wait for them, and it
+    /// is not their failure. The error is that of the first block.
+    async fn stream(
         &self,
         part: Part<'_>,
         plan: Plan,
         ctx: ReadContext,
     ) -> (bool, GibbloxResult<()>) {
-        let mut waiting = Waiting {
+        let mut rest = Rest {
             plan,
-            ..Waiting::default()
+            ..Rest::default()
         };
-        waiting.push(part);
-        let mut result = Ok(());
-        while result.is_ok() && !waiting.is_empty() {
-            let tasks = self.assign(&mut waiting);
-            waiting.fetched |= tasks.iter().any(|(task, _)| task.fetches());
-            result = self.round(tasks, &mut waiting, ctx).await;
+        rest.push(part);
+        let mut under_way = FuturesUnordered::new();
+        // What this waits for while it holds no block, and what it got.
+        let mut line: Option<Take<'_>> = None;
+        let mut permit: Option<Permit<'_>> = None;
+        let mut turns = Turns::every(PARTS_A_TURN);
+        loop {
+            let mut wants_permit = false;
+            if rest.failed.is_none() && !rest.is_empty() {
+                let room = self.parts_at_once().saturating_sub(under_way.len());
+                let mut tasks;
+                (tasks, wants_permit) =
+                    self.begin(&mut rest, under_way.is_empty(), room, &mut permit);
+                // One that was not needed after all passes on, before this waits for anything.
+                permit = None;
+                rest.fetched |= tasks.iter().any(|(task, _)| task.fetches());
+                if tasks.len() == 1 && under_way.is_empty() && rest.is_empty() {
+                    line = None;
+                    if let Some((task, part)) = tasks.pop() {
+                        let served = self.work(task, part, ctx).await;
+                        rest.take_in(served);
+                        turns.done().await;
+                    }
+                    continue;
+                }
+                // What waits for the source goes first, so that the source works while the backend is read.
+                tasks.sort_by_key(|(task, _)| !task.fetches());
+                let works = tasks.into_iter();
+                under_way.extend(works.map(|(task, part)| self.work(task, part, ctx)));
+            }
+            if rest.is_empty() || rest.failed.is_some() {
+                (line, permit) = (None, None);
+            } else if wants_permit {
+                line.get_or_insert_with(|| self.fetches.take_permit(Rank::of(ctx)));
+            }
+            if under_way.is_empty() && line.is_none() {
+                if rest.is_empty() || rest.failed.is_some() {
+                    break;
+                }
+                turns.done().await;
+                continue;
+            }
+            match next(&mut under_way, &mut line).await {
+                Next::Served(served) => {
+                    rest.take_in(served);
+                    turns.done().await;
+                }
+                Next::Permit(taken) => {
+                    line = None;
+                    permit = Some(taken);
+                }
+            }
         }
-        (waiting.fetched, result)
+        if rest.failed.is_none() {
+            if let Some(span) = rest.too_wide {
+                self.policy.failed_beside(span);
+            }
+        }
+        (
+            rest.fetched,
+            rest.failed.map_or(Ok(()), |(_, error)| Err(error)),
+        )
+    }
+
+    /// How many parts are under way at once; more of them have no permit than have one.
+    fn parts_at_once(&self) -> usize {
+        usize::try_from(self.fetches_at_once)
+            .unwrap_or(usize::MAX)
+            .saturating_add(UNFETCHED_AT_ONCE)
     }
 
     /// What a request for `run` may fetch beside it. Nothing while there is nowhere to store it, nor while the source may
@@ -211,74 +347,57 @@ where
             .plan(run, misses, is_trusted, self.file.has_checksums())
     }
 
-    /// Works on `tasks` side by side; what has to go through another round is waiting again.
-    ///
-    /// Where tasks fail the others are finished first: their bytes are fetched by then, others wait for them, and it
-    /// is not their failure. The error is that of the first block.
-    async fn round<'b>(
-        &self,
-        mut tasks: Tasks<'_, 'b>,
-        waiting: &mut Waiting<'b>,
-        ctx: ReadContext,
-    ) -> GibbloxResult<()> {
-        let mut failed: Option<(u64, GibbloxError)> = None;
-        let mut end = |served| match served {
-            Served::Done => {}
-            Served::Again(parts) => parts.into_iter().for_each(|part| waiting.push(part)),
-            Served::Fetched(parts) => {
-                waiting.fetched = true;
-                parts.into_iter().for_each(|part| waiting.push(part));
+    /// Takes as much of the rest as may be begun, and not more than `room` parts: what is to be read past the cache, then
+    /// what can be claimed. Whether it ended for want of a permit. `is_alone`: nothing of the request is under way.
+    fn begin<'s, 'b>(
+        &'s self,
+        rest: &mut Rest<'b>,
+        is_alone: bool,
+        room: usize,
+        permit: &mut Option<Permit<'s>>,
+    ) -> (Tasks<'s, 'b>, bool) {
+        let mut tasks = Tasks::new();
+        let mut room = room.min(CLAIMS_AT_ONCE);
+        let plan = rest.plan;
+        for route in [Route::Past, Route::Cache] {
+            let is_rest = is_alone && rest.parts(other(route)).is_empty() && tasks.is_empty();
+            let parts = rest.parts(route);
+            let wanted = parts.iter().rev().map(|part| part.run);
+            let ask = Ask {
+                route,
+                plan: if route == Route::Cache {
+                    &plan
+                } else {
+                    &Plan::default()
+                },
+                most_claims: room,
+                is_rest,
+            };
+            let state_at = |run| self.state_at(route, run);
+            let claimed = self.fetches.claim(wanted, ask, permit, state_at);
+            for claim in claimed.claims {
+                let Some(part) = parts.pop() else {
+                    break;
+                };
+                let (part, after) = self.split(part, claim.run().end());
+                parts.extend(after);
+                tasks.extend(part.map(|part| (Task::new(route, claim), part)));
             }
-            Served::Alone(part) => {
-                waiting.plan = Plan::default();
-                waiting.push(part);
+            if claimed.wants_permit {
+                return (tasks, true);
             }
-            Served::Failed { lba, error } => {
-                if failed.as_ref().is_none_or(|(first, _)| lba < *first) {
-                    failed = Some((lba, error));
-                }
-            }
-        };
-        if tasks.len() == 1 {
-            if let Some((task, part)) = tasks.pop() {
-                end(self.work(task, part, ctx).await);
-            }
-        } else {
-            // What waits for the source goes first, so that the source works while the backend is read.
-            tasks.sort_by_key(|(task, _)| !task.fetches());
-            let mut under_way: FuturesUnordered<_> = tasks
-                .into_iter()
-                .map(|(task, part)| self.work(task, part, ctx))
-                .collect();
-            while let Some(served) = under_way.next().await {
-                end(served);
-            }
+            room = room.saturating_sub(tasks.len());
         }
-        failed.map_or(Ok(()), |(_, error)| Err(error))
+        (tasks, false)
     }
 
-    /// Takes as much of what is waiting as may be fetched at once: what is to be read directly, then what can be
-    /// claimed.
-    fn assign<'b>(&self, waiting: &mut Waiting<'b>) -> Tasks<'_, 'b> {
-        let most = usize::try_from(self.fetches_at_once).unwrap_or(usize::MAX);
-        let mut tasks = Tasks::new();
-        let keep = waiting.direct.len().saturating_sub(most);
-        for part in waiting.direct.drain(keep..) {
-            tasks.push((Task::Direct, part));
+    /// The state of the first block of `run`, and the longest beginning of `run` that shares it. Past the cache nothing
+    /// is valid.
+    fn state_at(&self, route: Route, run: Run) -> (State, Run) {
+        match route {
+            Route::Cache => self.file.state_at(run),
+            Route::Past => (State::Missing, run),
         }
-        let wanted = waiting.claim.iter().rev().map(|part| part.run);
-        let most = most - tasks.len();
-        let state_at = |run| self.file.state_at(run);
-        let claims = self.fetches.claim(wanted, most, &waiting.plan, state_at);
-        for claim in claims {
-            let Some(part) = waiting.claim.pop() else {
-                break;
-            };
-            let (part, rest) = self.split(part, claim.run().end());
-            waiting.claim.extend(rest);
-            tasks.extend(part.map(|part| (claim.into(), part)));
-        }
-        tasks
     }
 
     /// The blocks of `part` before `lba`, and those from `lba` on.
@@ -286,7 +405,7 @@ where
         let Part {
             run,
             buf,
-            way,
+            route,
             reads,
         } = part;
         let before = run.first_until(lba);
@@ -296,7 +415,7 @@ where
             run.map(|run| Part {
                 run,
                 buf,
-                way,
+                route,
                 reads,
             })
         };
@@ -305,29 +424,49 @@ where
 
     async fn work<'b>(&self, task: Task<'_>, part: Part<'b>, ctx: ReadContext) -> Served<'b> {
         match task {
-            Task::Cached => Served::Again(self.read_cached(part, Way::Claim).await),
-            Task::Direct => match self.fetching.read_source(part.run, part.buf, ctx).await {
-                Ok(()) => Served::Done,
-                Err(error) => part.failed(error),
-            },
-            Task::Lead(fetch) if !fetch.is_exact() => {
+            Task::Cached => Served::Again(self.read_cached(part, Route::Cache).await),
+            Task::Lead(Route::Cache, fetch) if !fetch.is_exact() => {
                 // Boxed, since it is rare, and would make the future of every fetch larger.
                 match Box::pin(self.fetching.fetch_wide(fetch, part.buf, ctx)).await {
                     Ok(()) => Served::Done,
-                    Err(TooWide) => Served::Alone(part),
+                    Err(too_wide) => Served::Alone(part, too_wide),
                 }
             }
-            Task::Lead(fetch) => match self.fetching.fetch(fetch, part.buf, ctx).await {
-                Fetched::Failed(error) => part.failed(error),
-                Fetched::Stored | Fetched::Void | Fetched::Unstored(_) => Served::Done,
-            },
-            Task::Follow(follow) => self.follow(follow, part, ctx).await,
+            Task::Lead(route, fetch) => self.lead(route, fetch, part, ctx).await,
+            Task::Follow(route, follow) => self.follow(route, follow, part, ctx).await,
         }
     }
 
-    async fn follow<'b>(&self, follow: Follow<'_>, part: Part<'b>, ctx: ReadContext) -> Served<'b> {
+    async fn lead<'b>(
+        &self,
+        route: Route,
+        fetch: Fetch<'_>,
+        part: Part<'b>,
+        ctx: ReadContext,
+    ) -> Served<'b> {
+        let failed = match route {
+            Route::Cache => match self.fetching.fetch(fetch, part.buf, ctx).await {
+                Fetched::Failed(error) => error,
+                // A read that has its bytes does not mind whether the backend took them.
+                Fetched::Stored | Fetched::Void | Fetched::Unstored(_) => return Served::Done,
+            },
+            Route::Past => match self.fetching.fetch_past(fetch, part.buf, ctx).await {
+                Err(error) => error,
+                Ok(()) => return Served::Done,
+            },
+        };
+        part.failed(failed)
+    }
+
+    async fn follow<'b>(
+        &self,
+        route: Route,
+        follow: Follow<'_>,
+        part: Part<'b>,
+        ctx: ReadContext,
+    ) -> Served<'b> {
         self.file.counts().followed_runs.add(1);
-        let followed = follow.outcome(|run| self.file.state_at(run)).await;
+        let followed = follow.outcome(|run| self.state_at(route, run)).await;
         let (part, rest) = self.split(part, followed.run().end());
         let mut again: Parts<'b> = rest.into_iter().collect();
         let Some(part) = part else {
@@ -336,20 +475,22 @@ where
         match followed {
             // What the backend does not return as it was stored just now it would not return the next time either.
             Followed::Ended(_, Outcome::Published) => {
-                again.extend(self.read_cached(part, Way::Direct).await);
+                again.extend(self.read_cached(part, Route::Past).await);
             }
-            Followed::Ended(_, Outcome::Unstored(unstored)) => {
-                again.extend(self.copy_unstored(&unstored, part));
+            Followed::Ended(_, Outcome::Unstored(_, brought) | Outcome::Past(brought)) => {
+                again.extend(self.copy_brought(&brought, part));
             }
             Followed::Ended(_, Outcome::Failed(error)) => return part.failed(error),
-            Followed::Valid(_) => again.extend(self.read_cached(part, Way::Claim).await),
-            // Boxed, since it is rare, and would make the future of every follower larger.
-            Followed::Lead(fetch) => {
-                return match Box::pin(self.fetching.fetch(fetch, part.buf, ctx)).await {
-                    Fetched::Failed(error) => part.failed(error),
-                    Fetched::Stored | Fetched::Void | Fetched::Unstored(_) => {
-                        Served::Fetched(again)
-                    }
+            Followed::Valid(_) => again.extend(self.read_cached(part, Route::Cache).await),
+            Followed::Lead(mut fetch) => {
+                // Boxed, since it is rare, and would make the future of every follower larger.
+                let lead = Box::pin(async {
+                    fetch.permit(Rank::of(ctx)).await;
+                    self.lead(route, fetch, part, ctx).await
+                });
+                return match lead.await {
+                    Served::Done => Served::Fetched(again),
+                    failed => failed,
                 };
             }
         }
@@ -357,13 +498,13 @@ where
     }
 
     /// Gets a part from the bytes that its leader has fetched; returns it where they are not there.
-    fn copy_unstored<'b>(&self, unstored: &Unstored, part: Part<'b>) -> Option<Part<'b>> {
-        let from = part.run.start().checked_sub(unstored.run.start());
+    fn copy_brought<'b>(&self, brought: &Brought, part: Part<'b>) -> Option<Part<'b>> {
+        let from = part.run.start().checked_sub(brought.run.start());
         let len_bytes = |blocks| self.fetching.geometry().len_bytes(blocks);
-        let bytes = from.and_then(|blocks| unstored.bytes.get(len_bytes(blocks)..));
+        let bytes = from.and_then(|blocks| brought.bytes.get(len_bytes(blocks)..));
         let Some(bytes) = bytes.and_then(|bytes| bytes.get(..part.buf.len())) else {
             return Some(Part {
-                way: Way::Direct,
+                route: Route::Past,
                 ..part
             });
         };
@@ -371,11 +512,21 @@ where
         None
     }
 
-    /// Reads a part that was valid, and returns what turns out not to be, to go again; blocks that are wrong for certain on
-    /// the way `wrong`. Blocks that could not be read come from the source, and stay as they are in the cache.
-    async fn read_cached<'b>(&self, part: Part<'b>, wrong: Way) -> Parts<'b> {
+    /// Reads a part that was valid, and returns what turns out not to be, to be claimed again; blocks that are wrong for
+    /// certain on the route `wrong`. Blocks that could not be read come from the source, and stay as they are in the cache.
+    async fn read_cached<'b>(&self, part: Part<'b>, wrong: Route) -> Parts<'b> {
         let reads = part.reads + 1;
-        let (flaws, way) = match self.file.read(part.run, part.buf).await {
+        let turn = if self.file.is_compared_once(part.run) {
+            // Boxed, since a block is compared once.
+            Some(Box::pin(self.comparing.turn(part.run)).await)
+        } else {
+            None
+        };
+        let looked = self.file.read(part.run, part.buf).await;
+        if let Some(turn) = turn {
+            turn.done();
+        }
+        let (flaws, route) = match looked {
             // Dropped by another task: damaged, or because the source has changed.
             Err(NotValid) => {
                 let run = part.run;
@@ -383,15 +534,15 @@ where
                     run,
                     is_wrong: true,
                 };
-                (smallvec![all], Way::Claim)
+                (smallvec![all], Route::Cache)
             }
             Ok(Looked { flaws, settled, .. }) if settled => (flaws, wrong),
-            Ok(Looked { flaws, .. }) => (flaws, Way::Claim),
+            Ok(Looked { flaws, .. }) => (flaws, Route::Cache),
         };
-        let way = if reads == MOST_READS {
-            Way::Direct
+        let route = if reads == MOST_READS {
+            Route::Past
         } else {
-            way
+            route
         };
         let count_valid = |run| self.file.count_valid(run);
         let used = self.policy.use_unasked(part.run, count_valid);
@@ -401,10 +552,14 @@ where
         let mut rest = Some(part);
         let mut again = Parts::new();
         for Flaw { run, is_wrong } in flaws {
-            let way = if is_wrong { way } else { Way::Direct };
+            let route = if is_wrong { route } else { Route::Past };
             let (_, from) = rest.map_or((None, None), |rest| self.split(rest, run.start()));
             let (bad, after) = from.map_or((None, None), |from| self.split(from, run.end()));
-            again.extend(bad.map(|bad| Part { way, reads, ..bad }));
+            again.extend(bad.map(|bad| Part {
+                route,
+                reads,
+                ..bad
+            }));
             rest = after;
         }
         again

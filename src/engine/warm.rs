@@ -1,8 +1,9 @@
 //! [`Warming`]: makes ranges valid in windows, several at once, each claimed when its fetch begins.
 //!
 //! A *step* is one claim: it fetches the beginning of a window, or waits for the task that does, and is the next to
-//! lead where that task fails or is dropped. The rest of the window is begun like any other. So between two steps nothing is claimed, which is where the work is paused, and where it
-//! ends after an error. No task ever waits for a window that is only queued: a reader that wants it claims it, and the
+//! lead where that task fails or is dropped. The rest of the window is begun like any other. So between two steps
+//! nothing is claimed, which is where the work is paused, and where it ends after an error. A step that waits for a
+//! permit to fetch has claimed nothing either, unless the run passed on to it. No task ever waits for a window that is only queued: a reader that wants it claims it, and the
 //! step that gets there finds it valid.
 //!
 //! # What was not done
@@ -24,26 +25,28 @@ use tracing::{debug, trace};
 
 use crate::backend::CacheOps;
 use crate::bitmap::State;
-use crate::fetch::{Claim, Fetch, Fetches, Followed, Outcome, Unstored};
+use crate::fetch::{Claim, Fetch, Fetches, Followed, Outcome};
 use crate::file::CacheFile;
 use crate::flush::Deferral;
 use crate::geometry::Geometry;
+use crate::permits::Rank;
 use crate::run::Run;
+use crate::turn::Turns;
 use crate::warm::{PauseSwitch, WarmPlan, WarmProgress};
 
 use super::fetching::{Fetched, Fetching};
 use super::flushing::Flushing;
 use super::memory::sized;
 
-/// How often a range is cached that does not stay valid. Each time takes a read that finds damage in it meanwhile, so
-/// this many times in a row mean that the backend keeps nothing.
+/// How often in a row a range is cached of which the backend damages blocks meanwhile: then it keeps nothing. Blocks that
+/// another task drops are no damage, and do not count.
 const ATTEMPTS: u32 = 16;
 
 #[cold]
-fn dropped_again() -> GibbloxError {
+fn damaged_again() -> GibbloxError {
     GibbloxError::with_message(
         GibbloxErrorKind::Io,
-        "blocks were dropped as fast as they were cached",
+        "the cache backend damaged blocks as fast as they were cached",
     )
 }
 
@@ -54,6 +57,9 @@ const FLUSH_WINDOWS: u64 = 64;
 
 /// How many blocks of the bitmap are looked at in one go: a few microseconds.
 const SCAN_BLOCKS: u64 = 1 << 18;
+
+/// After how many steps, or looks at the bitmap, other tasks get their turn.
+const STEPS_A_TURN: u32 = 16;
 
 /// What warming touches.
 #[derive(Debug)]
@@ -102,9 +108,10 @@ impl<'a> Walk<'a> {
     }
 
     /// The next run that is missing, within one window of the device: aligned windows meet those of other callers.
-    fn next(
+    async fn next(
         &mut self,
         meter: &mut Meter<'_>,
+        turns: &mut Turns,
         state_at: impl Fn(Run) -> (State, Run),
     ) -> Option<Run> {
         loop {
@@ -117,6 +124,7 @@ impl<'a> Walk<'a> {
             if found == State::Valid {
                 self.rest = rest.from(run.end());
                 meter.found_valid(run.blocks());
+                turns.done().await;
                 continue;
             }
             let in_window = self.window_blocks - run.start() % self.window_blocks;
@@ -126,6 +134,18 @@ impl<'a> Walk<'a> {
             return Some(run);
         }
     }
+}
+
+/// The pieces of some runs that are looked at in one go.
+fn scans(wanted: &[Run]) -> impl Iterator<Item = Run> {
+    wanted.iter().flat_map(|run| {
+        let mut rest = Some(*run);
+        core::iter::from_fn(move || {
+            let piece = rest?.first(SCAN_BLOCKS);
+            rest = rest.and_then(|rest| rest.from(piece.end()));
+            Some(piece)
+        })
+    })
 }
 
 /// How far a step came.
@@ -194,9 +214,23 @@ where
         Ok(meter.progress())
     }
 
-    fn are_valid(&self, wanted: &[Run]) -> bool {
-        let mut wanted = wanted.iter();
-        wanted.all(|run| self.file.state_at(*run) == (State::Valid, *run))
+    async fn are_valid(&self, wanted: &[Run], turns: &mut Turns) -> bool {
+        for run in scans(wanted) {
+            if self.file.state_at(run) != (State::Valid, run) {
+                return false;
+            }
+            turns.done().await;
+        }
+        true
+    }
+
+    async fn count_valid(&self, wanted: &[Run], turns: &mut Turns) -> u64 {
+        let mut count = 0;
+        for run in scans(wanted) {
+            count += self.file.count_valid(run);
+            turns.done().await;
+        }
+        count
     }
 
     /// Makes every block of the job valid.
@@ -204,21 +238,31 @@ where
     /// Cancellation is strict: what was fetched stays cached, what was under way goes to the next task that claims it.
     async fn run(&self, job: Job<'_>, meter: &mut Meter<'_>) -> GibbloxResult<()> {
         self.file.ready().await?;
-        let count_valid = |run: &Run| self.file.count_valid(*run);
-        meter.start(|| job.wanted.iter().map(count_valid).sum());
+        let mut turns = Turns::every(STEPS_A_TURN);
+        if meter.is_told() {
+            meter.start(self.count_valid(job.wanted, &mut turns).await);
+        }
         let unflushed = self.flushing.defer();
         let mut result = Ok(());
+        let mut has_begun = false;
         let mut attempts = 0;
-        while result.is_ok() && !self.are_valid(job.wanted) {
-            // A block may be found damaged, and dropped, after the walk has passed it.
-            result = if attempts < ATTEMPTS {
-                self.walk(job, &unflushed, meter).await
+        let damaged = || self.file.counts().mismatched_blocks.get();
+        while result.is_ok() && !self.are_valid(job.wanted, &mut turns).await {
+            has_begun = true;
+            if attempts == ATTEMPTS {
+                result = Err(damaged_again());
+                break;
+            }
+            // A block may be dropped after the walk has passed it, or found damaged.
+            let damaged_before = damaged();
+            result = self.walk(job, &unflushed, meter, &mut turns).await;
+            attempts = if damaged() == damaged_before {
+                0
             } else {
-                Err(dropped_again())
+                attempts + 1
             };
-            attempts += 1;
         }
-        if attempts > 0 {
+        if has_begun {
             result = result.and(self.flushing.if_due(unflushed.due_at(0)).await);
         }
         if result.is_ok() {
@@ -235,6 +279,7 @@ where
         job: Job<'_>,
         unflushed: &Deferral<'_>,
         meter: &mut Meter<'_>,
+        turns: &mut Turns,
     ) -> GibbloxResult<()> {
         let most = usize::try_from(job.windows_at_once).unwrap_or(usize::MAX);
         let mut walk = Walk::new(job.wanted, self.window_blocks);
@@ -246,9 +291,12 @@ where
         loop {
             let mut paused = None;
             while failed.is_none() && under_way.len() < most {
-                let queued = again.pop();
-                let Some(run) = queued.or_else(|| walk.next(meter, |run| self.file.state_at(run)))
-                else {
+                let state_at = |run| self.file.state_at(run);
+                let run = match again.pop() {
+                    Some(run) => Some(run),
+                    None => walk.next(meter, turns, state_at).await,
+                };
+                let Some(run) = run else {
                     break;
                 };
                 paused = job.resumed();
@@ -274,6 +322,7 @@ where
                         failed = Some((lba, error));
                     }
                 }
+                turns.done().await;
             }
         }
         failed.map_or(Ok(()), |(_, error)| Err(error))
@@ -303,7 +352,17 @@ where
         // The window may be a part of what the caller wants.
         let is_all = job.wanted == [run];
         let state_at = |run| self.file.state_at(run);
-        let fetch = match self.fetches.claim_one(run, is_all, state_at) {
+        let mut permit = None;
+        let claim = loop {
+            let claim = self.fetches.claim_one(run, is_all, &mut permit, state_at);
+            match claim {
+                Some(claim) => break claim,
+                None => permit = Some(self.fetches.take_permit(Rank::Ahead).await),
+            }
+        };
+        // One that was not needed after all passes on, before this waits for anything.
+        drop(permit);
+        let fetch = match claim {
             Claim::Valid(piece) => {
                 step.passed(piece);
                 return Ok(());
@@ -312,16 +371,19 @@ where
             Claim::Follow(follow) => {
                 self.file.counts().followed_runs.add(1);
                 match follow.outcome(state_at).await {
-                    Followed::Ended(
-                        _,
-                        Outcome::Failed(error) | Outcome::Unstored(Unstored { error, .. }),
-                    ) => return Err(error),
+                    Followed::Ended(_, Outcome::Failed(error) | Outcome::Unstored(error, _)) => {
+                        return Err(error);
+                    }
                     // It may have been dropped again, and is looked at again when the walk is over.
-                    Followed::Ended(piece, Outcome::Published) | Followed::Valid(piece) => {
+                    Followed::Ended(piece, Outcome::Published | Outcome::Past(_))
+                    | Followed::Valid(piece) => {
                         step.passed(piece);
                         return Ok(());
                     }
-                    Followed::Lead(fetch) => fetch,
+                    Followed::Lead(mut fetch) => {
+                        fetch.permit(Rank::Ahead).await;
+                        fetch
+                    }
                 }
             }
         };
@@ -425,12 +487,14 @@ impl<'t> Meter<'t> {
         self.now
     }
 
-    /// Begins with what `count_valid` finds, if it is to be told.
-    fn start(&mut self, count_valid: impl FnOnce() -> u64) {
-        if self.tell.is_some() {
-            self.valid_blocks = count_valid();
-            self.tell();
-        }
+    const fn is_told(&self) -> bool {
+        self.tell.is_some()
+    }
+
+    /// Begins with so many blocks that are valid.
+    fn start(&mut self, valid_blocks: u64) {
+        self.valid_blocks = valid_blocks;
+        self.tell();
     }
 
     /// The next `blocks` blocks are valid.

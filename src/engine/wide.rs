@@ -4,7 +4,8 @@
 //! through memory of its own, from which the caller's part is copied.
 //!
 //! The extra blocks are a bonus. If the wide read fails or there is no memory, its claims are released, the followers
-//! look for themselves, and the request is fetched exactly.
+//! look for themselves, and the request is fetched exactly. If that succeeds, the policy remembers where the wide one
+//! failed.
 
 use alloc::vec::Vec;
 
@@ -13,13 +14,18 @@ use tracing::{debug, trace};
 
 use crate::backend::CacheOps;
 use crate::fetch::Fetch;
+use crate::run::Run;
 
 use super::fetching::Fetching;
 use super::memory::sized;
 
 /// A wider fetch did not come about.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TooWide;
+pub(super) enum TooWide {
+    NoMemory,
+    /// The source did not bring all of this.
+    Failed(Run),
+}
 
 impl<S, C> Fetching<'_, S, C>
 where
@@ -31,10 +37,11 @@ where
     /// Cancellation is strict; what is led goes to the next task that claims it.
     pub(super) async fn fetch_wide(
         &self,
-        fetch: Fetch<'_>,
+        mut fetch: Fetch<'_>,
         buf: &mut [u8],
         ctx: ReadContext,
     ) -> Result<(), TooWide> {
+        let _permit = fetch.take_permit();
         let (span, asked) = (fetch.span(), fetch.asked());
         trace!(
             lba = span.start(),
@@ -48,7 +55,7 @@ where
             &mut *buf
         } else {
             let len = self.geometry().len_bytes(span.blocks());
-            sized(&mut memory, len).map_err(|_| TooWide)?
+            sized(&mut memory, len).map_err(|_| TooWide::NoMemory)?
         };
         if let Err(error) = self.read_source(span, bytes, ctx).await {
             debug!(
@@ -57,7 +64,7 @@ where
                 %error,
                 "a wider fetch failed; what was asked for is fetched alone"
             );
-            return Err(TooWide);
+            return Err(TooWide::Failed(span));
         }
         let counts = self.counts();
         counts.unasked_fetched_blocks.add(fetch.unasked_blocks());

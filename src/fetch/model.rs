@@ -22,14 +22,17 @@ fn shared() -> Arc<Shared> {
 
 /// Claims block 0; where it leads, publishes, or is dropped in the middle. Returns whether it led.
 fn read(shared: &Shared, dropped: bool) -> bool {
-    let claims = shared.table.claim(
-        core::iter::once(Run::block(0)),
-        usize::MAX,
-        &Plan::default(),
-        |run| shared.validity.state_at(run),
-    );
+    let ask = Ask {
+        route: Route::Cache,
+        plan: &Plan::default(),
+        most_claims: usize::MAX,
+        is_rest: true,
+    };
+    let state_at = |run| shared.validity.state_at(run);
+    let wanted = core::iter::once(Run::block(0));
+    let claimed = shared.table.claim(wanted, ask, &mut None, state_at);
     let mut led = false;
-    for claim in claims {
+    for claim in claimed.claims {
         if let Claim::Lead(fetch) = claim {
             led = true;
             if !dropped {

@@ -33,7 +33,31 @@ fn claim_by<'t>(
     plan: &Plan,
     state_at: impl Fn(Run) -> (State, Run),
 ) -> Divided<'t> {
-    table.claim(core::iter::once(wanted), usize::MAX, plan, state_at)
+    claim_on(
+        table,
+        Route::Cache,
+        core::iter::once(wanted),
+        plan,
+        state_at,
+    )
+    .claims
+}
+
+/// A claim by a request that wants nothing more.
+fn claim_on<'t>(
+    table: &'t Fetches,
+    route: Route,
+    wanted: impl Iterator<Item = Run>,
+    plan: &Plan,
+    state_at: impl Fn(Run) -> (State, Run),
+) -> Claimed<'t> {
+    let ask = Ask {
+        route,
+        plan,
+        most_claims: usize::MAX,
+        is_rest: true,
+    };
+    table.claim(wanted, ask, &mut None, state_at)
 }
 
 fn kinds(claims: &Divided<'_>) -> Vec<(char, u64, u64)> {
@@ -210,8 +234,8 @@ fn a_task_that_wants_its_blocks_stored_takes_an_error_for_its_own_only_if_it_wan
         for is_all in [false, true] {
             let table = Fetches::default();
             let led = lead(claim(&table, run(0, 4)));
-            let claim = table.claim_one(run(0, 4), is_all, state_at);
-            let Claim::Follow(follow) = claim else {
+            let claim = table.claim_one(run(0, 4), is_all, &mut None, state_at);
+            let Some(Claim::Follow(follow)) = claim else {
                 panic!("{claim:?}");
             };
             if unstored {
@@ -221,7 +245,7 @@ fn a_task_that_wants_its_blocks_stored_takes_an_error_for_its_own_only_if_it_wan
                 led.failed(&an_error());
             }
             match heard(follow) {
-                Some(Followed::Ended(_, Outcome::Failed(_) | Outcome::Unstored(_))) => {
+                Some(Followed::Ended(_, Outcome::Failed(_) | Outcome::Unstored(..))) => {
                     assert!(is_all);
                 }
                 Some(Followed::Lead(_)) => assert!(!is_all),
@@ -243,7 +267,7 @@ fn bytes_that_could_not_be_stored_are_shared() {
         .for_each(|lead| lead.unstored(&an_error(), b"abcd"));
     for (follow, expected) in [(all, run(0, 4)), (part, run(1, 2))] {
         match heard(follow) {
-            Some(Followed::Ended(part, Outcome::Unstored(unstored))) => {
+            Some(Followed::Ended(part, Outcome::Unstored(_, unstored))) => {
                 assert_eq!((part, unstored.run), (expected, run(0, 4)));
                 assert_eq!(unstored.bytes.as_slice(), b"abcd");
             }
@@ -311,16 +335,18 @@ fn who_is_handed_what_has_become_valid_does_not_fetch_it() {
 
 #[test]
 fn no_more_is_claimed_than_is_begun() {
-    let table = Fetches::default();
-    for most in 1..4 {
-        let claims = table.claim(
-            [run(0, 1), run(2, 9)].into_iter(),
-            most,
-            &Plan::default(),
-            state_at,
-        );
+    for most in 0..4 {
+        let table = Fetches::new(most, u64::MAX);
+        let wanted = [run(0, 1), run(2, 9)].into_iter();
+        let claimed = claim_on(&table, Route::Cache, wanted, &Plan::default(), state_at);
         let all = [('l', 0, 1), ('l', 2, 4), ('v', 4, 6), ('l', 6, 9)];
-        assert_eq!(kinds(&claims), all[..[1, 2, 4][most - 1]]);
+        // What is valid needs no permit.
+        let expected = &all[..[0, 1, 3, 4][most as usize]];
+        assert_eq!(kinds(&claimed.claims), expected);
+        assert_eq!(claimed.wants_permit, most < 3);
+        assert_eq!(table.permits.free(), 0);
+        drop(claimed);
+        assert_eq!(table.permits.free(), most as usize, "all come back");
     }
 }
 
@@ -510,7 +536,6 @@ fn who_wants_some_of_what_is_fetched_unasked_follows() {
 
 #[test]
 fn runs_that_are_fetched_together_count_as_one_fetch() {
-    let table = Fetches::default();
     let plan = Plan {
         gap_blocks: 1,
         ..Plan::default()
@@ -531,9 +556,101 @@ fn runs_that_are_fetched_together_count_as_one_fetch() {
         ),
     ] {
         let wanted = core::iter::once(run(0, 14));
-        let claims = table.claim(wanted, most, &plan, every_second);
+        let table = Fetches::new(most, u64::MAX);
+        let claims = claim_on(&table, Route::Cache, wanted, &plan, every_second).claims;
         assert_eq!(kinds(&claims), expected);
         drop(claims);
     }
+}
+
+#[test]
+fn no_fetch_is_longer_than_the_limit_whatever_it_is_widened_by() {
+    // Each pattern of validity of 12 blocks, and each way of widening.
+    let plans = [(0, 0, 0), (8, 0, 0), (0, 5, 0), (0, 0, 2), (8, 5, 2)];
+    for (around_blocks, ahead_blocks, gap_blocks) in plans {
+        for bits in 0..1_u64 << 12 {
+            let most = 1 + bits % 5;
+            let wanted = run(bits % 3, 12 - bits % 2);
+            let plan = Plan {
+                total_blocks: 12,
+                around_blocks,
+                ahead_blocks,
+                end: wanted.end(),
+                gap_blocks,
+            };
+            let table = Fetches::new(u32::MAX, most);
+            let claims = claim_by(&table, wanted, &plan, |run| state_of(bits, run));
+            let mut next = wanted.start();
+            for claim in &claims {
+                assert_eq!(claim.run().start(), next);
+                next = claim.run().end();
+                if let Claim::Lead(fetch) = claim {
+                    assert!(fetch.span().blocks() <= most, "{most} {bits:b} {fetch:?}");
+                }
+            }
+            assert_eq!(next, wanted.end());
+            drop(claims);
+            assert_eq!(table.in_flight(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_run_that_passes_on_is_no_longer_than_a_fetch() {
+    let table = Fetches::new(u32::MAX, 2);
+    // A task drops all of it; the follower wants all of it.
+    let drops = table.take(run(0, 4)).now_or_never().expect("free");
+    let follow = follows(claim(&table, run(0, 4))).remove(0);
+    drop(drops);
+    let Some(Followed::Lead(fetch)) = heard(follow) else {
+        panic!("its turn");
+    };
+    assert_eq!(fetch.span(), run(0, 2));
+    drop(fetch);
+    assert_eq!(table.in_flight(), 0);
+}
+
+#[test]
+fn past_the_cache_followers_get_the_bytes_until_the_blocks_are_dropped() {
+    let past = |table, wanted| {
+        let missing = |run| (State::Missing, run);
+        let wanted = core::iter::once(wanted);
+        claim_on(table, Route::Past, wanted, &Plan::default(), missing).claims
+    };
+    let table = Fetches::default();
+    let led = lead(past(&table, run(0, 4)));
+    let mut followers = follows(past(&table, run(1, 3)));
+    assert_eq!(
+        kinds(&claim(&table, run(0, 4))),
+        [('l', 0, 4)],
+        "another table"
+    );
+    led.leads().for_each(|lead| lead.past(b"abcd"));
+    match heard(followers.remove(0)) {
+        Some(Followed::Ended(part, Outcome::Past(brought))) => {
+            assert_eq!((part, brought.run), (run(1, 3), run(0, 4)));
+            assert_eq!(brought.bytes.as_slice(), b"abcd");
+        }
+        other => panic!("{other:?}"),
+    }
+    // What was begun before a drop is not followed by a read that begins after it.
+    let led = lead(past(&table, run(0, 4)));
+    let follower = follows(past(&table, run(0, 4))).remove(0);
+    drop(
+        table
+            .take(run(0, 4))
+            .now_or_never()
+            .expect("it waits for no fetch"),
+    );
+    assert_eq!(
+        kinds(&past(&table, run(0, 4))),
+        [('f', 0, 4)],
+        "the follower is next"
+    );
+    let missing = |run| (State::Missing, run);
+    let next = follower.outcome(missing).now_or_never();
+    assert!(matches!(next, Some(Followed::Lead(_))));
+    led.leads().for_each(|lead| lead.past(b"abcd"));
+    drop(next);
     assert_eq!(table.in_flight(), 0);
 }

@@ -11,9 +11,11 @@
 #[cfg(unix)]
 mod access;
 mod contract;
+mod dir;
 mod foreign;
 #[cfg(unix)]
 mod full;
+mod hammer;
 mod locks;
 mod owners;
 mod support;

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::{Links, system, write_all};
+use super::{Links, step, system, write_all};
 use crate::format::family::{BEGUN, LOOK_BYTES, is_of_this_family};
 
 /// How often a file may come and go between two steps before that is an error.
@@ -35,6 +35,7 @@ pub(super) fn open(path: &Path, read_only: bool, links: Links) -> io::Result<Ope
             },
             found => found?,
         };
+        step::point();
         check(&file)?;
         // After opening: what leads there is not created any more.
         let path = match links {

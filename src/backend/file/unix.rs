@@ -9,7 +9,7 @@
 //! want a fresh one at the same time get the same.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -18,8 +18,9 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use twox_hash::XxHash3_64;
 
+use super::hold::Attempt;
 use super::place::{self, Opened};
-use super::{Array, Links};
+use super::{Array, Links, step};
 use crate::backend::{LockMode, LockOutcome};
 
 /// How often the name may lead to another file before the lock counts as refused.
@@ -244,4 +245,88 @@ fn give_up_unused(array: &Array) {
         }
         link = next;
     }
+}
+
+/// Locks the lock file at `path`, which is one at that time.
+pub(super) fn attempt(path: &Path, mode: LockMode, create: bool) -> io::Result<Attempt> {
+    for _ in 0..TRIES {
+        let Some(file) = open_lock_file(path, create)? else {
+            if create {
+                continue;
+            }
+            return Ok(Attempt::Absent);
+        };
+        step::point();
+        match try_flock(&file, mode) {
+            LockOutcome::Granted => {}
+            LockOutcome::Refused => return Ok(Attempt::Refused),
+            LockOutcome::Unknown => return Ok(Attempt::Unknown),
+        }
+        step::point();
+        // Another process may have deleted it between the two.
+        if is_named(&file, path)? {
+            return Ok(Attempt::Held(file));
+        }
+    }
+    Ok(Attempt::Refused)
+}
+
+/// Opens the lock file at `path`; nothing where there is none, or where another process was faster in creating it.
+fn open_lock_file(path: &Path, create: bool) -> io::Result<Option<File>> {
+    let open = |write| {
+        let mut options = OpenOptions::new();
+        options.read(true).write(write);
+        prepare(&mut options, Links::Refused);
+        options.open(path)
+    };
+    let opened = match open(true) {
+        Err(error) if error.kind() == ErrorKind::NotFound && create => place::create(path),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            open(false)
+        }
+        opened => opened,
+    };
+    match opened {
+        Ok(file) if file.metadata()?.is_file() => Ok(Some(file)),
+        Ok(_) => Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "its lock file is not a regular file",
+        )),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Locks the cache file that is open as `file` for as long as the answer lives, which is another handle to it.
+pub(super) fn take_sole(file: &File, path: &Path, _: bool) -> io::Result<Attempt> {
+    let held = file.try_clone()?;
+    Ok(match try_flock(&held, LockMode::Sole) {
+        LockOutcome::Granted if is_named(file, path)? => Attempt::Held(held),
+        LockOutcome::Granted => Attempt::Absent,
+        LockOutcome::Refused => Attempt::Refused,
+        LockOutcome::Unknown => Attempt::Unknown,
+    })
+}
+
+/// Nothing: the lock was the file itself.
+pub(super) const fn forget_sole(_: &Path) {}
+
+/// Removes a lock file while it is locked.
+pub(super) fn remove_locked(path: &Path, lock: File) {
+    let _ = fs::remove_file(path);
+    step::point();
+    drop(lock);
+}
+
+/// Without the holes.
+pub(super) fn bytes_on_disk(found: &Metadata) -> u64 {
+    // In units of 512 bytes, whatever the file system's own.
+    found.blocks().saturating_mul(512)
 }

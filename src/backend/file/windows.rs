@@ -8,11 +8,12 @@
 //! have the locks of the old one.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
-use std::io;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind};
 use std::os::windows::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::hold::Attempt;
 use super::{Array, Links};
 use crate::backend::{LockMode, LockOutcome};
 
@@ -51,10 +52,8 @@ pub(super) struct Lock {
 
 impl Lock {
     pub(super) fn new(path: &Path) -> Self {
-        let mut name = OsString::from(path);
-        name.push(".lock");
         Self {
-            path: name.into(),
+            path: readers_path(path),
             held: None,
         }
     }
@@ -66,15 +65,7 @@ impl Lock {
             .write(true)
             .create_new(true)
             .open(&self.path);
-        let share = match mode {
-            LockMode::Shared => SHARE_READ,
-            LockMode::Sole => SHARE_NOTHING,
-        };
-        let held = OpenOptions::new()
-            .read(true)
-            .share_mode(share)
-            .open(&self.path);
-        held.map_err(|error| match error.raw_os_error() {
+        hold_open(&self.path, mode).map_err(|error| match error.raw_os_error() {
             Some(ERROR_SHARING_VIOLATION) => LockOutcome::Refused,
             _ => LockOutcome::Unknown,
         })
@@ -103,4 +94,61 @@ impl Lock {
     pub(super) const fn renew(&mut self, _: &Array) -> io::Result<bool> {
         Ok(false)
     }
+}
+
+/// The lock file of the readers of the cache file at `path`.
+fn readers_path(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(".lock");
+    name.into()
+}
+
+fn hold_open(path: &Path, mode: LockMode) -> io::Result<File> {
+    let share = match mode {
+        LockMode::Shared => SHARE_READ,
+        LockMode::Sole => SHARE_NOTHING,
+    };
+    let mut options = OpenOptions::new();
+    options.read(true).share_mode(share);
+    options.custom_flags(OPEN_REPARSE_POINT);
+    options.open(path)
+}
+
+/// Opens the lock file at `path`, which is the lock. As long as it is held it cannot be deleted.
+pub(super) fn attempt(path: &Path, mode: LockMode, create: bool) -> io::Result<Attempt> {
+    if create {
+        let created = OpenOptions::new().write(true).create_new(true).open(path);
+        drop(created);
+    }
+    match hold_open(path, mode) {
+        Ok(held) if held.metadata()?.is_file() => Ok(Attempt::Held(held)),
+        Ok(_) => Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "its lock file is not a regular file",
+        )),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Attempt::Absent),
+        Err(error) if error.raw_os_error() == Some(ERROR_SHARING_VIOLATION) => Ok(Attempt::Refused),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes the lock of the readers of the cache file at `path`.
+pub(super) fn take_sole(_: &File, path: &Path, create: bool) -> io::Result<Attempt> {
+    attempt(&readers_path(path), LockMode::Sole, create)
+}
+
+/// Removes the lock file of the readers, unless one holds it again.
+pub(super) fn forget_sole(path: &Path) {
+    let _ = fs::remove_file(readers_path(path));
+}
+
+/// Removes a lock file, unless another process holds it by then.
+pub(super) fn remove_locked(path: &Path, lock: File) {
+    drop(lock);
+    let _ = fs::remove_file(path);
+}
+
+/// The whole length: what a file takes there is not to be had by safe means.
+pub(super) fn bytes_on_disk(found: &Metadata) -> u64 {
+    found.len()
 }

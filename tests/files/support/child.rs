@@ -1,7 +1,8 @@
 //! Another process: this test binary once more, which does what a line on its input says and answers in a line.
 
+use crate::hammer::hammer;
 use crate::support::{BLOCKS, Source, finish, read_byte};
-use gibblox_cache::{CacheOps, CachedBlockReader, FileCacheOps, LockMode};
+use gibblox_cache::{CacheDir, CacheOps, CachedBlockReader, FileCacheOps, LockMode};
 use gibblox_core::ReadContext;
 use std::env;
 use std::io::{BufRead, BufReader, Lines, Write, stdin, stdout};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 const OBEY: &str = "GIBBLOX_TEST_OBEY";
 
 /// What an answer begins with; what the harness prints does not.
-const ANSWER: &str = "answer: ";
+pub(crate) const ANSWER: &str = "answer: ";
 
 pub(crate) struct Child {
     process: Process,
@@ -46,13 +47,23 @@ impl Child {
     /// Has the child do something; waits until it is done.
     pub(crate) fn tell(&mut self, order: &str) -> String {
         writeln!(self.orders, "{order}").expect("the child listens");
+        self.hear()
+            .unwrap_or_else(|| panic!("the child died of: {order}"))
+    }
+
+    /// Waits for what the child says next.
+    pub(crate) fn hear(&mut self) -> Option<String> {
         for line in &mut self.answers {
             let line = line.expect("text");
             if let Some((_, answer)) = line.split_once(ANSWER) {
-                return answer.into();
+                return Some(answer.into());
             }
         }
-        panic!("the child died of: {order}");
+        None
+    }
+
+    pub(crate) fn is_alive(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
     }
 
     /// Has the child open the cache file at `path`.
@@ -96,6 +107,7 @@ type Reader = CachedBlockReader<Arc<Source>, Arc<FileCacheOps>>;
 
 #[derive(Default)]
 struct Open {
+    dir: Option<CacheDir>,
     file: Option<Arc<FileCacheOps>>,
     reader: Option<(Arc<Source>, Reader)>,
 }
@@ -113,6 +125,18 @@ fn obey(open: &mut Open, order: &str, rest: &str) -> String {
             *open = Open::default();
             "closed".into()
         }
+        ("dir", ..) => {
+            open.dir = Some(CacheDir::open(rest).expect("opens"));
+            "opened".into()
+        }
+        ("cache", ..) => {
+            let dir = open.dir.as_ref().expect("a directory");
+            let file = dir.cache_for(&*Source::new(rest, 0)).expect("opens");
+            open.file = Some(Arc::new(file));
+            "opened".into()
+        }
+        // Until it is killed.
+        ("hammer", ..) => hammer(rest),
         // The identity, whose first letter is also what every byte is.
         ("reader", Some(file), _) => {
             let source = Source::new(rest, rest.as_bytes()[0]);

@@ -26,9 +26,9 @@ pub(super) fn is_bypassed<S: BlockReader, C: CacheOps>(reader: &CachedBlockReade
     reader.state() == CacheState::Bypassed
 }
 
-/// No fetch is longer than this. There is no such limit yet.
-pub(super) const fn with_max_fetch_bytes(config: CacheConfig, _bytes: u32) -> CacheConfig {
-    config
+/// No fetch is longer than this.
+pub(super) const fn with_max_fetch_bytes(config: CacheConfig, bytes: u32) -> CacheConfig {
+    config.with_max_fetch_bytes(bytes)
 }
 
 /// What this process stored is compared the first time that it is read back.
