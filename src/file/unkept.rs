@@ -309,7 +309,7 @@ mod tests {
                 let (adds, which) = (rest % 2 == 0, all[rest / 2 % all.len()]);
                 rest /= 2 * all.len();
                 for lba in which.start()..which.end() {
-                    naive[usize::try_from(lba).unwrap()] = adds;
+                    naive[usize::try_from(lba).expect("small")] = adds;
                 }
                 if adds {
                     runs.add(which);
