@@ -137,9 +137,12 @@ fn a_read_past_the_cache_that_begins_after_an_invalidation_gets_the_bytes_of_aft
 fn a_task_that_compares_and_is_dropped_leaves_its_turn_to_the_next() {
     let (source, backend, reader) = World::of(64).block(BLOCK).found(0..64).parts();
     let sums = Regions::of(&source).checksums as u64;
-    backend.gate.set(move |call| match call.offset >= sums {
-        true => Mode::Shut,
-        false => Mode::Open,
+    backend.gate.set(move |call| {
+        if call.offset >= sums {
+            Mode::Shut
+        } else {
+            Mode::Open
+        }
     });
     let mut poller = Poller::new();
     let tasks: Vec<_> = (0..16)
@@ -166,12 +169,13 @@ fn a_task_that_compares_and_is_dropped_leaves_its_turn_to_the_next() {
 fn a_short_first_read_waits_for_no_long_comparison() {
     let (source, backend, reader) = World::of(64).block(BLOCK).found(0..64).parts();
     let sums = Regions::of(&source).checksums as u64;
-    backend
-        .gate
-        .set(move |call| match call.offset >= sums && call.len > 64 {
-            true => Mode::Shut,
-            false => Mode::Open,
-        });
+    backend.gate.set(move |call| {
+        if call.offset >= sums && call.len > 64 {
+            Mode::Shut
+        } else {
+            Mode::Open
+        }
+    });
     let mut poller = Poller::new();
     let long = poller.spawn(read(&reader, 0, 64));
     poller.run();
