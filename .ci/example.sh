@@ -45,9 +45,19 @@ check_example() (
     [[ $(grep -cE "${row}[1-9][0-9]* " "$scratch/first") -ge 1 ]]
     [[ $(grep -cE "${row}0 " "$scratch/second") -eq 4 ]]
 
+    echo "twice with one directory, whose budget has no room for it once it is closed"
+    "$example" --cache-dir "$scratch/images" >"$scratch/first"
+    "$example" --cache-dir "$scratch/images" --max 1M | tee "$scratch/second"
+    [[ $(grep -cE "${row}0 " "$scratch/second") -eq 4 ]]
+    grep -q ', in use$' "$scratch/second"
+
     echo "what cannot work says so in one line"
     example_refuses 2 --no-such-option
     example_refuses 2 not-a-url
+    example_refuses 2 --max 1M
+    example_refuses 2 --cache-dir "$scratch/images" --max much
+    example_refuses 2 --cache-dir "$scratch/images" --cache "$scratch/cache"
+    example_refuses 1 --cache-dir "$scratch/cache"
     example_refuses 1 http://127.0.0.1:1/image
     example_refuses 1 --cache "$scratch/no/such/directory/cache"
 

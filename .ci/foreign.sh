@@ -12,12 +12,12 @@ foreign_seconds=${FOREIGN_SECONDS:-900}
 # What only benches, examples and tests elsewhere want, and what takes most of the time to build.
 foreign_unused='gibblox-http|http-body-util|hyper|hyper-util|indicatif|serde_json|url'
 
-# With Debian's compiler, which has the sources of `std`; the toolchain in use may have neither. A little optimized, and
-# with all checks: what the emulator need not run is worth more than the compiler's time. In a folder of its own, so that
-# builds by the toolchain in use need not wait for it.
+# With Debian's compiler, which has the sources of `std`; the toolchain in use may have neither. Dependencies are a little
+# optimized, since an emulator runs them, and so are the unit tests, of which some are exhaustive; the others are not, since
+# that would take longer than they do. In a folder of its own, so that builds by the toolchain in use need not wait for it.
 foreign_cargo() {
-    RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_TARGET_DIR=$CARGO_TARGET_DIR/foreign \
-        timeout "$foreign_seconds" /usr/bin/cargo "$@"
+    RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_PROFILE_DEV_DEBUG=false CARGO_TARGET_DIR=$CARGO_TARGET_DIR/foreign \
+        timeout "$foreign_seconds" /usr/bin/cargo --config 'profile.dev.package."*".opt-level=1' "$@"
 }
 
 # A copy of what is here, without those dependencies.
@@ -47,8 +47,9 @@ check_foreign() {
         export "CARGO_TARGET_${upper}_RUNNER=qemu-$emulator-static -L /usr/$prefix"
         local build=(-Zbuild-std --target "$target" --manifest-path "$tree/Cargo.toml")
         echo "for $target"
-        foreign_cargo test "${build[@]}" --lib --test it --no-run
-        foreign_cargo test "${build[@]}" --lib
+        foreign_cargo --config profile.dev.opt-level=1 test "${build[@]}" --lib --no-run
+        foreign_cargo --config profile.dev.opt-level=1 test "${build[@]}" --lib
+        foreign_cargo test "${build[@]}" --test it --no-run
         for module in "${foreign_modules[@]}"; do
             # A filter that matches nothing passes.
             found=$(foreign_cargo test "${build[@]}" --test it -- --list "$module" 2>/dev/null | grep -c ': test$')

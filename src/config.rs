@@ -236,7 +236,7 @@ impl CacheConfig {
     /// Where there are more to be made, reads come before what is cached ahead
     /// ([`ensure_cached`](crate::CachedBlockReader::ensure_cached), [`warm`](crate::CachedBlockReader::warm)), and reads
     /// of a higher priority ([`ReadContext`](gibblox_core::ReadContext)) before others; within these the first come is the
-    /// first served. One in 32 goes to the call that has waited longest, so that each has its turn. While a call waits it
+    /// first served. One in 33 goes to the call that has waited longest, so that each has its turn. While a call waits it
     /// has claimed nothing, and no other waits for it. A fetch counts until its bytes are stored. A call whose future is
     /// kept and not polled keeps the places of its fetches.
     ///
@@ -330,8 +330,8 @@ impl CacheConfig {
     ///
     /// A failing call may be a slow one: a disk that is about to die answers each after seconds. After
     /// [`after_failures`](BypassPolicy::after_failures) failures in a row the backend is *bypassed*. While it is, no call
-    /// is made at all: every block counts as a miss and comes from the source. Requests for the same blocks at the same
-    /// time share one read of the source; nothing is kept for a later one. Valid blocks stay valid, and are there again afterwards.
+    /// is made at all: every block counts as a miss and comes from the source, by one read for each request, since there
+    /// is nowhere to keep it for another. Valid blocks stay valid, and are there again afterwards.
     ///
     /// Reads, writes, changes of length and flushes that fail count. Any call that succeeds begins the row again. A read
     /// that comes back short tells that the file is shorter, and one that hangs is not known to have failed: they do

@@ -19,7 +19,7 @@
 //! | job | what it does | borrows |
 //! |---|---|---|
 //! | [`hit`] | reads trusted blocks: the fast path | file |
-//! | [`Request`] | serves any other read, part by part | fetches, file, policy, fetching, comparing |
+//! | [`Request`] | serves any other read, part by part | fetches, file, policy, fetching |
 //! | [`Fetching`] | fetches and stores what a leader claimed, also [more](wide) | source, contact, file, policy, gate |
 //! | [`Warming`] | caches ranges in windows | fetches, file, fetching, flushing |
 //! | [`Dropping`] | drops ranges for good | fetches, file, flushing |
@@ -36,7 +36,6 @@
 //! request is then read twice, and every miss once for nothing. Spawning fetches, so that a dropped reader does not
 //! drop its fetch: it needs an executor, and a copy of every fetched byte.
 
-mod compare;
 mod contact;
 mod drop;
 mod fetching;
@@ -72,7 +71,6 @@ use crate::run::Run;
 use crate::stats::{CacheCounters, CacheState, CacheStats};
 use crate::sync::AtomicBool;
 
-use compare::Comparing;
 use contact::Contact;
 use drop::Dropping;
 use fetching::Fetching;
@@ -90,7 +88,6 @@ pub(crate) struct Engine<S, C> {
     contact: Contact,
     file: CacheFile<C>,
     fetches: Fetches,
-    comparing: Comparing,
     policy: FetchPolicy,
     gate: FlushGate,
     geometry: Geometry,
@@ -118,7 +115,6 @@ where
             contact,
             file,
             fetches: Fetches::new(config.fetches_at_once(), most_blocks),
-            comparing: Comparing::default(),
             policy: FetchPolicy::new(config.wider_fetches(), geometry),
             gate: FlushGate::default(),
             geometry,
@@ -145,7 +141,6 @@ where
             file: &self.file,
             policy: &self.policy,
             fetching: self.fetching(),
-            comparing: &self.comparing,
             fetches_at_once: self.config.fetches_at_once(),
         }
     }
@@ -364,7 +359,9 @@ where
                 && (was_bypassed || self.file.is_bypassed())
                 && Box::pin(self.file.probe_at_once()).await
             {
-                (fetched, result) = self.request().serve(run, &mut *buf, ctx).await;
+                let (fetched_again, again) = self.request().serve(run, &mut *buf, ctx).await;
+                fetched |= fetched_again;
+                result = again;
             }
             let now = self.file.age();
             if !now.is_same_version(age) {

@@ -23,8 +23,7 @@
 //! fetch of any of it is void, its bytes go to the task that leads it and are not stored, and its followers are in line
 //! behind the task that drops. It waits for a lead that has [begun to store](Lead::begin_store), with a place in line.
 //!
-//! **Past the cache.** Blocks that are valid and cannot be read just now stay as they are (I8), and so does all of a cache
-//! whose backend is bypassed. Tasks that read them from the source lead and follow in a table of their own: nothing is
+//! **Past the cache.** Blocks that are valid and cannot be read just now stay as they are (I8). Tasks that read them from the source lead and follow in a table of their own: nothing is
 //! stored, and the followers get the bytes. Only tasks that could not read the cache themselves come here, so none waits
 //! for the source that need not. A task that drops blocks makes fetches in both tables void.
 //!
@@ -364,7 +363,8 @@ impl Fetches {
         self.most_blocks
     }
 
-    fn permit<'t>(&'t self, permit: &mut Option<Permit<'t>>) -> Option<Permit<'t>> {
+    /// `permit`, or one that is free.
+    pub(crate) fn permit<'t>(&'t self, permit: &mut Option<Permit<'t>>) -> Option<Permit<'t>> {
         permit.take().or_else(|| self.permits.try_take())
     }
 

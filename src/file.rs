@@ -15,6 +15,7 @@
 //! | [`open`] | finds or rebuilds the file |
 //! | [`owner`] | says whether it may |
 //! | [`read`] | reads blocks and compares them |
+//! | [`compare`] | has one of many first readers compare |
 //! | [`store`] | writes blocks and their bits |
 //! | [`erase`] | makes what was dropped stay dropped |
 //! | [`unkept`] | remembers what is written and not durable yet |
@@ -41,6 +42,7 @@
 //! Nothing counts as valid then either, and nothing is stored, until the file is made one of the new version
 //! ([`version`]). Its old blocks are not erased: the file is built anew under the new identity.
 
+mod compare;
 mod erase;
 mod inspect;
 mod open;
@@ -61,7 +63,7 @@ use smallvec::SmallVec;
 use crate::backend::CacheOps;
 use crate::bitmap::{State, Validity};
 use crate::bypass::{Probe, Turn};
-use crate::claims::Claims;
+use crate::claims::{Claims, Ended};
 use crate::config::{BypassPolicy, RebuildPolicy, VerifyPolicy};
 use crate::error::{bypassed, out_of_memory};
 use crate::format::checksum::Checksums;
@@ -72,8 +74,9 @@ use crate::place::Places;
 use crate::port::{Barrier, Calls, Port};
 use crate::run::Run;
 use crate::stats::{CacheState, Counts};
-use crate::sync::{AtomicUsize, Lock, Ordering};
+use crate::sync::{AtomicBool, AtomicUsize, Lock, Ordering};
 
+use compare::Comparing;
 use owner::Owner;
 use retry::Retry;
 use unkept::Unkept;
@@ -97,17 +100,22 @@ pub(crate) struct CacheFile<C> {
     verify: VerifyPolicy,
     rebuild: RebuildPolicy,
     validity: Validity,
+    comparing: Comparing,
     /// One of the [states](Self::opened_as).
     state: AtomicUsize,
     /// Held while the file is opened, so that it is opened once.
     opening: async_lock::Mutex<()>,
     owner: Owner,
+    /// A header of this process was written and is not known to be durable.
+    header_is_due: AtomicBool,
     /// Who probes. There is one thing to claim.
-    probing: Claims<()>,
+    probing: Claims<bool>,
     /// When a read tries next to open the file.
     retry: Lock<Retry>,
     /// What the next flush has to make durable.
     unkept: Unkept,
+    /// How often a flush failed or a bypass ended. Wraps.
+    doubts: AtomicUsize,
     /// Who writes which bytes of the bitmap.
     bitmap_writers: Claims<Infallible>,
 }
@@ -174,6 +182,7 @@ impl<C: CacheOps> CacheFile<C> {
             places: Places::new(layout),
             validity: Validity::new(geometry.total_blocks())?,
             version: Version::new(identity),
+            comparing: Comparing::default(),
             port: Port::new(backend, bypass),
             geometry,
             layout,
@@ -182,9 +191,11 @@ impl<C: CacheOps> CacheFile<C> {
             state: AtomicUsize::new(CLOSED),
             opening: async_lock::Mutex::new(()),
             owner: Owner::default(),
+            header_is_due: AtomicBool::new(false),
             probing: Claims::default(),
             retry: Lock::default(),
             unkept: Unkept::default(),
+            doubts: AtomicUsize::new(0),
             bitmap_writers: Claims::default(),
         })
     }
@@ -259,20 +270,29 @@ impl<C: CacheOps> CacheFile<C> {
     }
 
     /// Probes a bypassed backend now, for a read that has nowhere else to go. Whether it is used again. Of several such
-    /// reads one probes at a time, in the order in which they came.
+    /// reads one probes, and the others hear how it went.
     pub(crate) async fn probe_at_once(&self) -> bool {
-        let _turn = self.probing.take(Run::block(0)).await;
-        match self.port.turn_at_once() {
+        let probing = match self.probing.claim(Run::block(0), ()) {
+            Ok(probing) => probing,
+            Err(wait) => match wait.await {
+                Ended::Told(_, is_used) => return is_used,
+                Ended::Yours(probing) => probing,
+            },
+        };
+        let is_used = match self.port.turn_at_once() {
             Turn::Use => true,
             Turn::Pass => false,
             Turn::Probe(probe) => self.probe(probe).await.is_ok(),
-        }
+        };
+        probing.end(&is_used, |(), _| true);
+        is_used
     }
 
     async fn probe(&self, probe: Probe<'_>) -> GibbloxResult<()> {
         let before = || {
             if self.has_checksums() {
                 self.validity.distrust_all();
+                self.doubt();
             }
         };
         self.calls().probe(probe, before).await
@@ -330,16 +350,6 @@ impl<C: CacheOps> CacheFile<C> {
         self.verify != VerifyPolicy::OnEveryRead && self.validity.is_trusted(run)
     }
 
-    /// Whether the next read of `run` compares it, and those after that need not.
-    pub(crate) fn is_compared_once(&self, run: Run) -> bool {
-        let once = match self.verify {
-            VerifyPolicy::OnFirstRead | VerifyPolicy::OnFirstReadOfStored => true,
-            VerifyPolicy::OnEveryRead => false,
-            VerifyPolicy::Never => self.validity.was_distrusted(),
-        };
-        once && self.has_checksums() && !self.validity.is_trusted(run)
-    }
-
     // ---- durability ----
 
     /// Makes durable what was written. After an error nothing is trusted any more, so this refuses nothing: the caller
@@ -353,17 +363,32 @@ impl<C: CacheOps> CacheFile<C> {
     pub(crate) async fn flush(&self) -> GibbloxResult<bool> {
         let mended = self.mend_bits().await;
         let covering = self.unkept.begin();
-        let result = self.calls().flush().await;
-        if result.is_err() {
-            match self.opened_as() {
-                None => {}
-                Some(Checksums::Xxh3) => self.validity.distrust_all(),
-                Some(Checksums::Absent) => self.validity.drop_trusted(),
-            }
-        }
-        result?;
+        let asking = Asking(self);
+        self.calls().flush().await?;
+        asking.answered();
         let kept = covering.kept();
         mended.map(|()| kept)
+    }
+}
+
+/// A flush whose answer is not known. Dropped without one, or with an error, nothing stays trusted.
+struct Asking<'a, C: CacheOps>(&'a CacheFile<C>);
+
+impl<C: CacheOps> Asking<'_, C> {
+    /// The backend said that it kept everything.
+    fn answered(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl<C: CacheOps> Drop for Asking<'_, C> {
+    fn drop(&mut self) {
+        match self.0.opened_as() {
+            None => {}
+            Some(Checksums::Xxh3) => self.0.validity.distrust_all(),
+            Some(Checksums::Absent) => self.0.validity.drop_trusted(),
+        }
+        self.0.doubt();
     }
 }
 

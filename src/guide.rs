@@ -64,6 +64,39 @@
 //! # }
 //! ```
 //!
+//! For many images, [`CacheDir`](crate::CacheDir) keeps such a directory within a budget: it deletes the files that were not
+//! used for the longest time, and none that is open, in this process or in another one. It also lists what it holds.
+//!
+//! ```
+//! # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+//! # use image::Image;
+//! use gibblox_cache::{CacheDirOptions, CachedBlockReader, Inspection};
+//! use gibblox_core::ReadContext;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path();
+//! let dir = CacheDirOptions::new().with_max_bytes(1 << 30).open(path)?;
+//! for blocks in [64, 512] {
+//!     let source = Image::new(4096, blocks);
+//!     let cache = dir.cache_for(&source)?; // trims, too
+//!     let reader = CachedBlockReader::new(source, cache).await?;
+//!     reader.ensure_cached(0, blocks / 2, ReadContext::BACKGROUND).await?;
+//! }
+//! // An open file grows with what is cached, also beyond the budget. Now none is open.
+//! let trimmed = dir.trim()?;
+//! assert!(trimmed.bytes_on_disk <= 1 << 30);
+//!
+//! for file in dir.list()? {
+//!     let Ok(Inspection::Cache(info)) = file.inspection else { continue };
+//!     println!("{} of {} blocks: {}", info.valid_blocks, info.total_blocks, info.identity);
+//! }
+//! # assert_eq!(dir.list()?.len(), 2);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! [`new`](crate::CachedBlockReader::new) takes the defaults, [`open`](crate::CachedBlockReader::open) a
 //! [`CacheConfig`]. Whatever lies on the backend is safe to open: the file of this source is used, anything else is
 //! overwritten with an empty cache. (`FileCacheOps` refuses files that are no cache files before a reader sees them.) A
@@ -174,7 +207,8 @@
 //! | [`with_flush_every_bytes`](crate::CacheConfig::with_flush_every_bytes) | 32 MiB | fewer flushes, which cost a disk milliseconds each | less to fetch again after a loss of power |
 //! | [`with_window_bytes`](crate::CacheConfig::with_window_bytes) | 1 MiB | fewer, longer source calls when caching ahead | readers wait for less, and less memory |
 //! | [`with_windows_at_once`](crate::CacheConfig::with_windows_at_once) | 4 | a source with high latency is kept busy | more of the line is left to readers, and less memory |
-//! | [`with_fetches_at_once`](crate::CacheConfig::with_fetches_at_once) | 64 | a read with many holes takes as long as one fetch | a server that limits connections is left in peace |
+//! | [`with_fetches_at_once`](crate::CacheConfig::with_fetches_at_once) | 64 | a read with many holes takes as long as one fetch | a server that limits connections is left in peace: the limit is over all reads of a reader |
+//! | [`with_max_fetch_bytes`](crate::CacheConfig::with_max_fetch_bytes) | 0, none | fewer, longer source calls | a source that refuses long reads serves them; a large read that is dropped keeps more |
 //!
 //! Memory for caching ahead is `window_bytes` × `windows_at_once`, and 8 bytes for each block in it: by default 4 MiB,
 //! and 8 KiB for blocks of 4 KiB, however much is cached. A read fetches into its caller's buffer. A flush that is due

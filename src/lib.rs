@@ -112,6 +112,7 @@
 //! | room | what it is |
 //! |---|---|
 //! | `reader` | the face: every public method |
+//! | `dir` | a directory of cache files with one budget |
 //! | `engine` | the jobs behind it: a request, a hit, a warming, a dropping, a renewal, a scrub |
 //! | `warm` | what is to be warmed, and how far that is |
 //! | `fetch` | single-flight over runs |
@@ -120,7 +121,7 @@
 //! | `port` | every call to the backend: refused while bypassed, counted, logged |
 //! | `place` | where a block lies in the file |
 //! | `claims` | a range lock with a queue |
-//! | `permits` | a fair semaphore of two ranks: how many fetches there are at once |
+//! | `permits` | a fair semaphore of four ranks: how many fetches there are at once |
 //! | `flush` | when a flush is due |
 //! | `bypass` | the circuit breaker |
 //! | `bitmap` | two lazily allocated bitmaps under a seqlock |
@@ -150,6 +151,8 @@ mod bypass;
 mod claims;
 mod config;
 pub mod contract;
+#[cfg(all(feature = "std", any(unix, windows)))]
+mod dir;
 mod engine;
 mod error;
 mod fetch;
@@ -171,13 +174,13 @@ mod turn;
 mod versioned;
 mod warm;
 
-#[cfg(all(feature = "std", any(unix, windows)))]
-pub use backend::{
-    CacheDir, CacheDirEntry, CacheDirOptions, FileCacheOps, FileCacheOptions, Trimmed,
-};
 pub use backend::{CacheOps, LockMode, LockOutcome, MemoryCacheOps, Tenants};
+#[cfg(all(feature = "std", any(unix, windows)))]
+pub use backend::{FileCacheOps, FileCacheOptions};
 pub use config::wider::WiderFetches;
 pub use config::{BypassPolicy, CacheConfig, OfflinePolicy, RebuildPolicy, VerifyPolicy};
+#[cfg(all(feature = "std", any(unix, windows)))]
+pub use dir::{CacheDir, CacheDirEntry, CacheDirOptions, Trimmed};
 pub use error::SOURCE_CHANGED;
 pub use file::{CacheFileInfo, HeaderDamage, Inspection, inspect};
 pub use identity::{

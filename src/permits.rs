@@ -221,11 +221,11 @@ impl Drop for Take<'_> {
 
 /// What a waiter shares with the line.
 #[derive(Debug)]
-struct Slot(Lock<Given>);
+struct Slot(Lock<Turn>);
 
 #[derive(Debug)]
-enum Given {
-    NotYet(Option<Waker>),
+enum Turn {
+    Waiting(Option<Waker>),
     Given,
     /// The waiter has it, or was dropped.
     Gone,
@@ -236,23 +236,23 @@ struct IsGone;
 
 impl Default for Slot {
     fn default() -> Self {
-        Self(Lock::new(Given::NotYet(None)))
+        Self(Lock::new(Turn::Waiting(None)))
     }
 }
 
 impl Slot {
     fn is_gone(&self) -> bool {
-        self.0.with(|given| matches!(given, Given::Gone))
+        self.0.with(|given| matches!(given, Turn::Gone))
     }
 
     fn give(&self) -> Result<Option<Waker>, IsGone> {
         self.0.with(|given| match given {
-            Given::NotYet(waker) => {
+            Turn::Waiting(waker) => {
                 let waker = waker.take();
-                *given = Given::Given;
+                *given = Turn::Given;
                 Ok(waker)
             }
-            Given::Given | Given::Gone => Err(IsGone),
+            Turn::Given | Turn::Gone => Err(IsGone),
         })
     }
 
@@ -260,20 +260,20 @@ impl Slot {
         // Cloned, and the old one dropped, outside of the lock: both may run anything.
         let mut waker = Some(cx.waker().clone());
         self.0
-            .with(|given| match core::mem::replace(given, Given::Gone) {
-                Given::Given => Poll::Ready(()),
-                Given::NotYet(last) => {
-                    *given = Given::NotYet(core::mem::replace(&mut waker, last));
+            .with(|given| match core::mem::replace(given, Turn::Gone) {
+                Turn::Given => Poll::Ready(()),
+                Turn::Waiting(last) => {
+                    *given = Turn::Waiting(core::mem::replace(&mut waker, last));
                     Poll::Pending
                 }
-                Given::Gone => Poll::Pending,
+                Turn::Gone => Poll::Pending,
             })
     }
 
     /// Says that none is waited for any more; whether one was given.
     fn leave(&self) -> bool {
-        let given = self.0.with(|given| core::mem::replace(given, Given::Gone));
-        matches!(given, Given::Given)
+        let given = self.0.with(|given| core::mem::replace(given, Turn::Gone));
+        matches!(given, Turn::Given)
     }
 }
 

@@ -137,8 +137,8 @@ where
     ///
     /// `OutOfRange` where the range reaches past the last block. The source's error as itself, a short read of the
     /// source as `Io`. The backend's error where a block could not be stored, or where an automatic flush failed on
-    /// the way; `Io` where blocks are dropped, because the backend damages or fails to read them, as fast as they are
-    /// cached. Where the backend is [bypassed](CacheConfig::with_bypass), the error of the probe, or `Io` where another
+    /// the way; `Io` where the backend damages blocks as fast as they are cached. Blocks that another task drops meanwhile
+    /// are cached again. Where the backend is [bypassed](CacheConfig::with_bypass), the error of the probe, or `Io` where another
     /// task is probing, before anything is fetched. After the first error no further fetch is begun, those under way are
     /// finished, and what was fetched stays cached.
     ///
@@ -514,7 +514,8 @@ where
     /// The backend's, where the cache file could not be opened, or where what was dropped could not be written or
     /// flushed; it is dropped for this process all the same. Where the backend is or becomes
     /// [bypassed](CacheConfig::with_bypass), that of the probe, or `Io`. `Other` where there is no memory for a window.
-    /// Blocks that cannot be read are dropped and counted, and are no error.
+    /// The backend's first error where a block could not be read, in the end, when all the others were compared; such
+    /// blocks are counted and stay valid.
     ///
     /// # Cancellation
     ///
@@ -745,7 +746,9 @@ where
     /// # Cost
     ///
     /// Where all blocks are trusted, one backend read into `buf`, no lock and no allocation beside the future. A
-    /// missing run takes one source read into `buf`, one write of data, of checksums and of bits. Fetching more than is
+    /// missing run takes one source read into `buf`, one write of data, of checksums and of bits; one that is longer than
+    /// [`with_max_fetch_bytes`](CacheConfig::with_max_fetch_bytes) takes several. Blocks that the backend cannot read just
+    /// now are read from the source once for all tasks that want them at the same time, and stay as they are. Fetching more than is
     /// missing is off unless the [`CacheConfig`] says otherwise; a wider fetch takes memory for all of it, and a copy.
     fn read_blocks<'a, 'b, 'f>(
         &'a self,

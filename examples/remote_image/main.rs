@@ -7,7 +7,8 @@
 //!
 //! Without a URL it is its own remote: an HTTP server on loopback ([`server`]) with an image that is generated as it
 //! is asked for ([`image`]), so that every byte that comes out of the cache can be compared with the byte that ought
-//! to be there. With `--cache FILE` what was fetched stays in a file, and the second start finds it.
+//! to be there. With `--cache FILE` what was fetched stays in a file, and the second start finds it. With `--cache-dir DIR`
+//! it stays in a file of a directory of many images, which with `--max SIZE` keeps within that.
 //!
 //! # What to look at
 //!
@@ -20,8 +21,8 @@
 //!       HttpReader         one HTTP range request per read                            gibblox-http
 //! ```
 //!
-//! Beside them stands the backend, the place where the cache lies: [`MemoryCacheOps`] or [`FileCacheOps`]. [`open_cached`]
-//! puts all of this together; start there. `passes.rs` shows what a program does with the finished reader: it reads, from
+//! Beside them stands the backend, the place where the cache lies: [`MemoryCacheOps`] or [`FileCacheOps`], which a
+//! [`CacheDir`] gives as well. [`open_cached`] puts all of this together; start there. `passes.rs` shows what a program does with the finished reader: it reads, from
 //! one task or from many, and caches ahead. The rest is a remote to read from, a check of what was read, and a table.
 //!
 //! # What the table says
@@ -55,7 +56,10 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use gibblox_cache::{CacheConfig, CacheOps, CachedBlockReader, FileCacheOps, MemoryCacheOps};
+use gibblox_cache::{
+    CacheConfig, CacheDir, CacheDirOptions, CacheOps, CachedBlockReader, FileCacheOps, Inspection,
+    MemoryCacheOps,
+};
 use gibblox_core::{BlockByteReader, GibbloxError};
 use url::Url;
 
@@ -129,7 +133,15 @@ async fn read_image(args: &Args) -> Result<String> {
     // The cache file first: it is the cheaper thing to be wrong about.
     let file = args.cache.as_deref().map(FileCacheOps::open).transpose();
     let file = file.map_err(|error| error.to_string())?;
+    let dir = open_dir(args)?;
     let (remote, check, _server) = open_remote(args.url.as_ref()).await?;
+    let file = match &dir {
+        None => file,
+        Some(dir) => {
+            let cache = dir.cache_for(&blocks_of(&remote)?);
+            Some(cache.map_err(|error| error.to_string())?)
+        }
+    };
 
     // With a file all passes use it, and after a second start none of them needs the network. Without one, the many
     // readers get an empty cache of their own: it is then that they have something to share. So does the last pass.
@@ -184,6 +196,9 @@ async fn read_image(args: &Args) -> Result<String> {
         table::time(waited)
     ));
     lines.push(check.verdict().to_string());
+    if let Some(dir) = &dir {
+        lines.extend(holdings(dir)?);
+    }
     if !healthy {
         lines.push(format!(
             "The cache had trouble, and the remote stepped in: {counters:?}."
@@ -210,10 +225,29 @@ async fn open_remote(url: Option<&Url>) -> Result<(Remote, Arc<Check>, Option<Se
     ))
 }
 
+/// The directory of caches, where one was asked for.
+fn open_dir(args: &Args) -> Result<Option<CacheDir>> {
+    let Some(path) = &args.cache_dir else {
+        return Ok(None);
+    };
+    let mut options = CacheDirOptions::new();
+    if let Some(max_bytes) = args.max_bytes {
+        options = options.with_max_bytes(max_bytes);
+    }
+    let dir = options.open(path);
+    let dir = dir.map_err(|error| format!("the directory {}: {error}", path.display()))?;
+    Ok(Some(dir))
+}
+
+/// The image as blocks, without a cache.
+fn blocks_of(remote: &Remote) -> Result<BlockByteReader<Remote>> {
+    BlockByteReader::new(Arc::clone(remote), BLOCK_BYTES).map_err(|error| plain(&error))
+}
+
 /// The layers of the module head, and the backend beside them.
 async fn open_cached(remote: &Remote, cache: Arc<dyn CacheOps>) -> Result<Arc<CachedImage>> {
     let cannot_open = |error| format!("cannot open the cache: {}", plain(&error));
-    let blocks = BlockByteReader::new(Arc::clone(remote), BLOCK_BYTES).map_err(cannot_open)?;
+    let blocks = blocks_of(remote)?;
     // The default, a flush after 64 blocks, is one for every piece that the passes read. All that a power cut can
     // take is what was not flushed, and here that is merely fetched again: a flush for every 64 MiB will do.
     let config = CacheConfig::new().with_flush_every_blocks(16 * 1024);
@@ -245,4 +279,47 @@ fn heading(args: &Args, device: Extent, whole: Extent, found: Extent) -> Vec<Str
         ));
     }
     lines
+}
+
+/// What a directory of caches holds once it was trimmed. Names, since an identity is an address and may have a secret in it.
+fn holdings(dir: &CacheDir) -> Result<Vec<String>> {
+    let failed = |error: io::Error| format!("the directory {}: {error}", dir.path().display());
+    let trimmed = dir.trim().map_err(failed)?;
+    let files = dir.list().map_err(failed)?;
+    let sum = files.iter().map(|file| file.bytes_on_disk).sum();
+    let limit = dir
+        .max_bytes()
+        .map(|max_bytes| format!(" of {}", table::bytes(max_bytes)));
+    let line = format!(
+        "cache directory {}: {}{}",
+        dir.path().display(),
+        table::bytes(sum),
+        limit.unwrap_or_default()
+    );
+    let mut lines = vec![line];
+    for file in files {
+        let holds = match file.inspection {
+            Ok(Inspection::Cache(info)) => {
+                let bytes = |blocks| table::bytes(blocks * u64::from(info.block_size));
+                format!(
+                    "{} of {} cached",
+                    bytes(info.valid_blocks),
+                    bytes(info.total_blocks)
+                )
+            }
+            Ok(_) => "nothing to be used".into(),
+            Err(error) => error.to_string(),
+        };
+        let taken = table::bytes(file.bytes_on_disk);
+        let in_use = if file.is_in_use { ", in use" } else { "" };
+        let start = file.name.get(..8).unwrap_or(&file.name);
+        lines.push(format!("  {start}... {taken}: {holds}{in_use}"));
+    }
+    if trimmed.deleted_files > 0 {
+        lines.push(format!(
+            "  {} older ones were deleted",
+            trimmed.deleted_files
+        ));
+    }
+    Ok(lines)
 }

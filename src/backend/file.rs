@@ -26,8 +26,8 @@
 //! Mapping the file takes `unsafe`, and a truncated one kills the process. `io_uring` wants to own its buffers. Locks on
 //! ranges of bytes belong to the process and not to the object, and go when it closes *any* handle on the file.
 
-pub(super) mod hold;
-pub(super) mod names;
+pub(crate) mod hold;
+pub(crate) mod names;
 mod place;
 mod step;
 
@@ -231,7 +231,7 @@ impl FileCacheOps {
     }
 
     /// Opens the file at `path` so that it is not deleted while it is open, and notes the time.
-    pub(super) fn open_held(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open_held(path: &Path) -> io::Result<Self> {
         let hold = Hold::shared(path).map_err(|error| about(path, &error))?;
         step::point();
         match Array::open(path, FileCacheOptions::new(), Links::Refused) {
@@ -249,7 +249,7 @@ impl FileCacheOps {
     }
 
     /// Opens the file at `path` to look at it.
-    pub(super) fn open_to_look(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open_to_look(path: &Path) -> io::Result<Self> {
         FileCacheOps::open_as(
             path,
             FileCacheOptions::new().with_read_only(true),
@@ -350,6 +350,7 @@ impl Array {
     /// Puts `file` in the place of the one that counts.
     ///
     /// The caller is the only tenant and makes no other call meanwhile, so nothing lands in the wrong file.
+    #[cfg_attr(windows, expect(dead_code, reason = "no file is renewed there"))]
     fn replace(&self, file: File) {
         let last = self.first.last();
         // Only one thread is here, under the lock's mutex.

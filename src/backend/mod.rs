@@ -2,12 +2,10 @@
 //!
 //! A backend is a flat, growable array of bytes: a file, a browser's private file, a flash partition, plain memory.
 //! It knows nothing of blocks or headers. [`CacheOps`] says what it must keep, [`contract`](crate::contract) checks that
-//! it does. [`MemoryCacheOps`] and, with `std`, [`FileCacheOps`] come with the crate. [`CacheDir`] keeps many files within a budget.
+//! it does. [`MemoryCacheOps`] and, with `std`, [`FileCacheOps`] come with the crate. [`CacheDir`](crate::CacheDir) keeps many files within a budget.
 
 #[cfg(all(feature = "std", any(unix, windows)))]
-mod dir;
-#[cfg(all(feature = "std", any(unix, windows)))]
-mod file;
+pub(crate) mod file;
 mod memory;
 mod tenants;
 
@@ -17,8 +15,6 @@ use alloc::sync::Arc;
 use async_trait::async_trait;
 use gibblox_core::GibbloxResult;
 
-#[cfg(all(feature = "std", any(unix, windows)))]
-pub use dir::{CacheDir, CacheDirEntry, CacheDirOptions, Trimmed};
 #[cfg(all(feature = "std", any(unix, windows)))]
 pub use file::{FileCacheOps, FileCacheOptions};
 pub use memory::MemoryCacheOps;

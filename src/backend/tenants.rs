@@ -20,7 +20,7 @@ use async_lock::MutexGuard;
 use gibblox_core::GibbloxResult;
 
 use crate::error::out_of_memory;
-use crate::sync::Lock;
+use crate::sync::{AtomicBool, Lock, Ordering};
 
 /// Which readers use an array in this process: a field of a backend, returned by
 /// [`CacheOps::tenants`](super::CacheOps::tenants).
@@ -82,6 +82,8 @@ struct Held {
     /// The identity of all tenants. Of no meaning where there are none.
     by: String,
     tenants: usize,
+    /// How many of them have opened their file.
+    opened: usize,
 }
 
 impl fmt::Debug for Register {
@@ -135,40 +137,61 @@ impl Tenants {
                 return None;
             }
             held.tenants += 1;
-            Some(Tenant(Arc::clone(&self.0)))
+            Some(Tenant {
+                register: Arc::clone(&self.0),
+                has_opened: AtomicBool::new(false),
+            })
         }))
     }
 }
 
 /// One reader's place in the register. It leaves when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Tenant(Arc<Register>);
+pub(crate) struct Tenant {
+    register: Arc<Register>,
+    has_opened: AtomicBool,
+}
 
 impl Tenant {
     /// Whether there is no other tenant. Another one may join at any time.
     pub(crate) fn is_alone(&self) -> bool {
-        self.0.held.with(|held| held.tenants == 1)
+        self.register.held.with(|held| held.tenants == 1)
+    }
+
+    /// Whether no tenant has opened its file yet. Asked by a tenant that [opens alone](Self::opens_alone): others may have
+    /// joined, and wait for it.
+    pub(crate) fn is_first(&self) -> bool {
+        self.register.held.with(|held| held.opened == 0)
+    }
+
+    /// The file of this tenant is open. Said by a tenant that [opens alone](Self::opens_alone).
+    pub(crate) fn has_opened(&self) {
+        if !self.has_opened.swap(true, Ordering::AcqRel) {
+            self.register.held.with(|held| held.opened += 1);
+        }
     }
 
     /// Waits until no other tenant opens its file, and keeps others from it while the answer lives.
     ///
     /// Cancellation is strict.
     pub(crate) async fn opens_alone(&self) -> MutexGuard<'_, ()> {
-        self.0.opening.lock().await
+        self.register.opening.lock().await
     }
 
     /// [`opens_alone`](Self::opens_alone) for a reader that does not wait.
     pub(crate) fn opens_alone_now(&self) -> Option<MutexGuard<'_, ()>> {
-        self.0.opening.try_lock()
+        self.register.opening.try_lock()
     }
 }
 
 impl Drop for Tenant {
     fn drop(&mut self) {
-        self.0.held.with(|held| {
+        self.register.held.with(|held| {
+            let has_opened = self.has_opened.load(Ordering::Acquire);
+            held.opened = held.opened.saturating_sub(usize::from(has_opened));
             held.tenants = held.tenants.saturating_sub(1);
             if held.tenants == 0 {
-                if let Some(vacated) = &self.0.vacated {
+                if let Some(vacated) = &self.register.vacated {
                     vacated();
                 }
             }

@@ -57,7 +57,8 @@ impl WiderFetches {
     /// about everywhere move it for nothing. [`CacheCounters`](crate::CacheCounters) tells how much was fetched unasked,
     /// and how much of that was used; where that is little, lower the limit.
     ///
-    /// A fetch that was widened and fails is no error: what was asked for is fetched once more, alone. While nothing
+    /// A fetch that was widened and fails is no error: what was asked for is fetched once more, alone. If that succeeds, no
+    /// read is widened over the same place until 256 more that could have been widened, anywhere, have come. While nothing
     /// can be stored, or a reader that was opened offline has not heard of its source yet, nothing is fetched unasked. A
     /// wider fetch needs memory for all of it, for as long as it takes; where there is none, it is not widened.
     ///

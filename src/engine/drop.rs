@@ -42,7 +42,7 @@ impl<C: CacheOps> Dropping<'_, C> {
         if !self.file.is_open() {
             return written;
         }
-        let since = self.file.epoch();
+        let since = self.file.now();
         if written.is_ok() && self.file.can_erase_at_once(range) {
             written = self.all_at_once(range).await;
         } else {

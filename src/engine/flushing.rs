@@ -114,6 +114,12 @@ impl<'a, C: CacheOps> Flushing<'a, C> {
         result
     }
 
+    /// Opens the file where it is not open yet, and flushes all that was written.
+    pub(super) async fn once(&self) -> GibbloxResult<()> {
+        self.file.ready().await?;
+        self.all().await
+    }
+
     /// Flushes all that was written.
     pub(super) async fn all(&self) -> GibbloxResult<()> {
         self.flush(self.gate.begin()).await.map(|_| ())

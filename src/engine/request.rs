@@ -15,6 +15,8 @@
 //!   and stored nowhere.
 //! - A wide fetch failed. Then nothing of the request is widened again.
 //!
+//! While the backend is bypassed a request reads all of its blocks from the source, for itself.
+//!
 //! A fetch of its own serves a part or fails it, also where the fetch is void. An error that a follower is told is its
 //! own, and fails it.
 
@@ -37,7 +39,6 @@ use crate::policy::{FetchPolicy, Plan};
 use crate::run::Run;
 use crate::turn::Turns;
 
-use super::compare::Comparing;
 use super::fetching::{Fetched, Fetching};
 use super::wide::TooWide;
 
@@ -48,7 +49,6 @@ pub(super) struct Request<'a, S, C> {
     pub(super) file: &'a CacheFile<C>,
     pub(super) policy: &'a FetchPolicy,
     pub(super) fetching: Fetching<'a, S, C>,
-    pub(super) comparing: &'a Comparing,
     pub(super) fetches_at_once: u32,
 }
 
@@ -80,6 +80,8 @@ type Parts<'b> = SmallVec<[Part<'b>; 1]>;
 /// How a part is served.
 enum Task<'t> {
     Cached,
+    /// From the source, for this request alone.
+    Direct(Permit<'t>),
     Lead(Route, Fetch<'t>),
     Follow(Route, Follow<'t>),
 }
@@ -95,7 +97,7 @@ impl<'t> Task<'t> {
 
     /// Whether the source is asked by this task.
     const fn fetches(&self) -> bool {
-        matches!(self, Self::Lead(..))
+        matches!(self, Self::Lead(..) | Self::Direct(_))
     }
 }
 
@@ -132,6 +134,8 @@ struct Rest<'b> {
     past: Parts<'b>,
     /// What may be fetched beside it.
     plan: Plan,
+    /// The backend is bypassed: what goes past the cache is read for this request alone.
+    is_direct: bool,
     /// Whether anything was fetched.
     fetched: bool,
     /// A wider fetch that failed.
@@ -262,6 +266,8 @@ where
     ) -> (bool, GibbloxResult<()>) {
         let mut rest = Rest {
             plan,
+            // Nothing is kept past a backend that is bypassed, so no task is made to wait for another there.
+            is_direct: part.route == Route::Past,
             ..Rest::default()
         };
         rest.push(part);
@@ -359,6 +365,22 @@ where
         let mut tasks = Tasks::new();
         let mut room = room.min(CLAIMS_AT_ONCE);
         let plan = rest.plan;
+        while rest.is_direct && tasks.len() < room {
+            let Some(part) = rest.past.pop() else {
+                break;
+            };
+            let Some(permit) = self.fetches.permit(permit) else {
+                rest.past.push(part);
+                return (tasks, true);
+            };
+            let end = part.run.first(self.fetches.most_blocks()).end();
+            let (part, after) = self.split(part, end);
+            rest.past.extend(after);
+            tasks.extend(part.map(|part| (Task::Direct(permit), part)));
+        }
+        if rest.is_direct && !rest.past.is_empty() {
+            return (tasks, false);
+        }
         for route in [Route::Past, Route::Cache] {
             let is_rest = is_alone && rest.parts(other(route)).is_empty() && tasks.is_empty();
             let parts = rest.parts(route);
@@ -425,6 +447,12 @@ where
     async fn work<'b>(&self, task: Task<'_>, part: Part<'b>, ctx: ReadContext) -> Served<'b> {
         match task {
             Task::Cached => Served::Again(self.read_cached(part, Route::Cache).await),
+            Task::Direct(_permit) => {
+                match self.fetching.read_source(part.run, part.buf, ctx).await {
+                    Ok(()) => Served::Done,
+                    Err(error) => part.failed(error),
+                }
+            }
             Task::Lead(Route::Cache, fetch) if !fetch.is_exact() => {
                 // Boxed, since it is rare, and would make the future of every fetch larger.
                 match Box::pin(self.fetching.fetch_wide(fetch, part.buf, ctx)).await {
@@ -516,17 +544,7 @@ where
     /// certain on the route `wrong`. Blocks that could not be read come from the source, and stay as they are in the cache.
     async fn read_cached<'b>(&self, part: Part<'b>, wrong: Route) -> Parts<'b> {
         let reads = part.reads + 1;
-        let turn = if self.file.is_compared_once(part.run) {
-            // Boxed, since a block is compared once.
-            Some(Box::pin(self.comparing.turn(part.run)).await)
-        } else {
-            None
-        };
-        let looked = self.file.read(part.run, part.buf).await;
-        if let Some(turn) = turn {
-            turn.done();
-        }
-        let (flaws, route) = match looked {
+        let (flaws, route) = match self.file.read(part.run, part.buf).await {
             // Dropped by another task: damaged, or because the source has changed.
             Err(NotValid) => {
                 let run = part.run;

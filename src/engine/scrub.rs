@@ -11,7 +11,7 @@ use crate::file::CacheFile;
 use crate::geometry::Geometry;
 use crate::run::Run;
 use crate::stats::ScrubReport;
-use crate::turn::Turns;
+use crate::turn::{Turns, yield_now};
 
 use super::flushing::Flushing;
 use super::memory::sized;
@@ -39,7 +39,7 @@ impl<C: CacheOps> Scrubbing<'_, C> {
         self.file.ready().await?;
         let mut report = ScrubReport::default();
         let mut result = Ok(());
-        let since = self.file.epoch();
+        let since = self.file.now();
         let mut turns = Turns::every(WINDOWS_A_TURN);
         let mut window = Vec::new();
         let mut rest = Run::new(0, self.geometry.total_blocks());
@@ -50,7 +50,9 @@ impl<C: CacheOps> Scrubbing<'_, C> {
                 scanned = run.first(self.window_blocks);
                 let buf = sized(&mut window, self.geometry.len_bytes(scanned.blocks()))?;
                 let Ok(scrubbed) = self.file.scrub(scanned, buf).await else {
-                    // Some of it was dropped just now: what is valid has changed.
+                    // Some of it is being dropped or written again: what is valid has changed. The task that does it may
+                    // be one of this thread.
+                    yield_now().await;
                     continue;
                 };
                 let compared = self.file.has_checksums();
@@ -74,7 +76,7 @@ impl<C: CacheOps> Scrubbing<'_, C> {
             "scrubbed the cache"
         );
         if report.dropped_blocks != 0 {
-            let flushed = self.flushing.flush_cache().await;
+            let flushed = self.flushing.once().await;
             // As for blocks that are dropped on request: what was written before another flush failed may be lost.
             result = result.and(flushed).and(self.file.kept_since(since));
         }

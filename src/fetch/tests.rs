@@ -627,8 +627,8 @@ fn past_the_cache_followers_get_the_bytes_until_the_blocks_are_dropped() {
     );
     led.leads().for_each(|lead| lead.past(b"abcd"));
     match heard(followers.remove(0)) {
-        Some(Followed::Ended(part, Outcome::Past(brought))) => {
-            assert_eq!((part, brought.run), (run(1, 3), run(0, 4)));
+        Some(Followed::Ended(heard_of, Outcome::Past(brought))) => {
+            assert_eq!((heard_of, brought.run), (run(1, 3), run(0, 4)));
             assert_eq!(brought.bytes.as_slice(), b"abcd");
         }
         other => panic!("{other:?}"),

@@ -11,12 +11,13 @@
 use gibblox_core::GibbloxResult;
 
 use crate::backend::CacheOps;
-use crate::bitmap::{Epoch, any_set};
+use crate::bitmap::any_set;
 use crate::error::not_erased;
 use crate::format::layout::Layout;
 use crate::place::pieces;
 use crate::port::ReadPieces;
 use crate::run::Run;
+use crate::sync::Ordering;
 use crate::turn::Turns;
 
 use super::stored::has_byte;
@@ -28,6 +29,9 @@ const SUMS_AT_ONCE: u64 = 512;
 
 /// After so many steps other tasks get their turn.
 const STEPS_A_TURN: u32 = 16;
+
+/// How many blocks of a file that others use too are erased in one step.
+const SHARED_BLOCKS: u64 = 1 << 15;
 
 /// Checksums of more bytes than this are cut off rather than overwritten, where all of them go.
 const LONG_SUMS_BYTES: u64 = 64 << 10;
@@ -46,7 +50,9 @@ impl<C: CacheOps> CacheFile<C> {
     /// for each [`SUMS_AT_ONCE`] checksums.
     pub(crate) async fn erase(&self, run: Run) -> GibbloxResult<()> {
         let mut turns = Turns::every(STEPS_A_TURN);
-        for part in self.validity.reserved(run) {
+        let mut rest = Some(run);
+        while let Some(part) = rest.and_then(|rest| self.first_touched(rest)) {
+            rest = run.from(part.end());
             // Also where no bit is set in memory: a write that was dropped or failed may have left one in the file.
             self.write_bits(part).await?;
             if self.has_checksums() {
@@ -55,6 +61,15 @@ impl<C: CacheOps> CacheFile<C> {
             turns.done().await;
         }
         Ok(())
+    }
+
+    /// The first part of `run` that a reader may have stored blocks of: this one where it has room for their bits, others
+    /// anywhere.
+    fn first_touched(&self, run: Run) -> Option<Run> {
+        if self.owner.shares() {
+            return Some(run.first(SHARED_BLOCKS));
+        }
+        self.validity.reserved(run).next()
     }
 
     /// Whether `run` is all that the checksums belong to, and they are so many that cutting them off is less work.
@@ -77,7 +92,9 @@ impl<C: CacheOps> CacheFile<C> {
         }
         self.calls().set_len(sums.end).await?;
         let mut turns = Turns::every(STEPS_A_TURN);
-        for part in self.validity.reserved(run) {
+        let mut rest = Some(run);
+        while let Some(part) = rest.and_then(|rest| self.first_touched(rest)) {
+            rest = run.from(part.end());
             self.write_bits(part).await?;
             turns.done().await;
         }
@@ -85,8 +102,8 @@ impl<C: CacheOps> CacheFile<C> {
     }
 
     async fn erase_sums(&self, run: Run, turns: &mut Turns) -> GibbloxResult<()> {
-        // After a flush that failed, zeros that are read need not be those of the medium.
-        let always = self.validity.was_distrusted();
+        // After a flush that failed, or may have, zeros that are read need not be those of the medium.
+        let always = self.validity.was_distrusted() || self.unkept.has_ever_lost();
         let mut sums = zeroed(Layout::sums_len(run.first(SUMS_AT_ONCE)), "checksums")?;
         let mut rest = Some(run);
         while let Some(run) = rest {
@@ -109,17 +126,26 @@ impl<C: CacheOps> CacheFile<C> {
         Ok(())
     }
 
+    /// A flush failed, or a bypass ended.
+    pub(super) fn doubt(&self) {
+        self.doubts.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Now, to be given to [`kept_since`](Self::kept_since).
-    pub(crate) fn epoch(&self) -> Epoch {
-        self.validity.epoch()
+    pub(crate) fn now(&self) -> Moment {
+        Moment(self.doubts.load(Ordering::Acquire))
     }
 
     /// Fails where a flush has failed since `since`, or a bypass has ended: what was written before may be lost, and a
     /// later flush that succeeds does not tell.
-    pub(crate) fn kept_since(&self, since: Epoch) -> GibbloxResult<()> {
-        if self.validity.epoch() == since {
+    pub(crate) fn kept_since(&self, since: Moment) -> GibbloxResult<()> {
+        if self.now() == since {
             return Ok(());
         }
         Err(not_erased())
     }
 }
+
+/// A moment between two flushes that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment(usize);

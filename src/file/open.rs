@@ -10,13 +10,13 @@ use crate::backend::CacheOps;
 use crate::bitmap::{Validity, any_set};
 use crate::error::short_read;
 use crate::format::checksum::Checksums;
-use crate::format::header::{BEGUN_BYTES, Header, PREFIX_BYTES, Reason, UNREADABLE};
+use crate::format::header::{BEGUN, BEGUN_BYTES, Header, PREFIX_BYTES, Reason};
 use crate::port::{Calls, ReadPieces};
 use crate::sync::Ordering;
 use crate::turn::yield_now;
 
 use super::retry::Retry;
-use super::stored::{Pieces, count_bits, measure, read_header};
+use super::stored::{Pieces, count_bits, has_byte, measure, read_header};
 use super::{CHECKED, CacheFile, LEGACY, LEGACY_SHORT};
 
 /// What becomes of a backend that holds no file of this source.
@@ -168,6 +168,7 @@ impl<C: CacheOps> CacheFile<C> {
         calls: &Calls<'_, C, Validity>,
         checksums: Checksums,
     ) -> GibbloxResult<usize> {
+        self.write_due_header(calls).await?;
         let (_, blocks) = measure(calls, &self.layout, checksums).await?;
         let complete = blocks == self.geometry.total_blocks();
         let bitmap = self.layout.bitmap();
@@ -231,22 +232,21 @@ impl<C: CacheOps> CacheFile<C> {
         let is_new = match why {
             Found::Nothing(Reason::Empty) => true,
             // As good as empty: a new file that was begun, and nothing after that.
-            Found::Nothing(Reason::Blank) => {
-                calls.read_some(BEGUN_BYTES as u64, &mut [0]).await? == 0
-            }
+            Found::Nothing(Reason::Blank) => !has_byte(calls, BEGUN_BYTES as u64).await?,
             _ => false,
         };
         if !is_new {
             self.tell_loss(calls, why).await;
             // What the old header described is about to be overwritten, and a loss of power may keep that and the
-            // header (I6). Also where zeros are read: they may not have reached the medium.
-            calls.write(0, &UNREADABLE).await?;
+            // header (I6). Also where zeros are read: they may not have reached the medium. More than the magic is
+            // overwritten, so that what is left shows that it was a cache file.
+            calls.write(0, &BEGUN).await?;
             calls.flush().await?;
             // Old checksums match old blocks of the same source, so they must not come back beside a new bit. Only they
             // are cut off: another process may be serving this source from the data.
             calls.set_len(self.layout.sums().start).await?;
         }
-        let is_cut = is_new || calls.read_some(self.layout.sums().start, &mut [0]).await? == 0;
+        let is_cut = is_new || !has_byte(calls, self.layout.sums().start).await?;
         calls.set_len(self.layout.len(Checksums::Xxh3)).await?;
         if is_new {
             self.zero_where_set(calls, self.layout.bitmap()).await?;
@@ -258,8 +258,34 @@ impl<C: CacheOps> CacheFile<C> {
             self.zero(calls, self.layout.sums()).await?;
         }
         calls.flush().await?;
+        // Until it is durable another attempt writes it again, though it may read what this one wrote.
+        self.header_is_due.store(true, Ordering::Relaxed);
+        self.write_header(calls, header).await
+    }
+
+    /// Writes the header and makes it durable.
+    async fn write_header(
+        &self,
+        calls: &Calls<'_, C, Validity>,
+        header: Header<'_>,
+    ) -> GibbloxResult<()> {
         calls.write(0, &header.encode(Checksums::Xxh3)?).await?;
-        calls.flush().await
+        calls.flush().await?;
+        self.header_is_due.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes the header durable where an earlier attempt to open wrote it and could not.
+    pub(super) async fn write_due_header(
+        &self,
+        calls: &Calls<'_, C, Validity>,
+    ) -> GibbloxResult<()> {
+        if !self.header_is_due.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let named = self.version.named();
+        self.write_header(calls, Header::new(self.geometry, named.identity())?)
+            .await
     }
 
     /// Says whose cache is thrown away, and how much was in it, if any subscriber listens.
@@ -276,7 +302,8 @@ impl<C: CacheOps> CacheFile<C> {
             warn!(why = ?why, "a damaged cache file is thrown away");
             return;
         };
-        let blocks = parsed.geometry.total_blocks();
+        // A file may claim any number of blocks: no more is read than is worth a line in a log.
+        let blocks = parsed.geometry.total_blocks().min(COUNTED_BLOCKS);
         let lost_blocks = count_bits(calls, &parsed.layout, blocks).await;
         warn!(
             of = parsed.identity,
@@ -317,6 +344,9 @@ impl<C: CacheOps> CacheFile<C> {
         Ok(())
     }
 }
+
+/// How many blocks are counted in order to say how much is lost.
+const COUNTED_BLOCKS: u64 = 1 << 26;
 
 /// The longest identity that is read in order to say whose cache is lost.
 const LONGEST_IDENTITY_BYTES: u32 = 1 << 10;

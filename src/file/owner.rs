@@ -87,7 +87,7 @@ impl Owner {
     }
 
     /// Whether other readers may write to the file.
-    fn shares(&self) -> bool {
+    pub(super) fn shares(&self) -> bool {
         self.is_second.load(Ordering::Relaxed)
             || self
                 .tenant
@@ -137,12 +137,16 @@ impl<C: CacheOps> CacheFile<C> {
                 (Some(tenant), Waits::Yes) => Some(tenant.opens_alone().await),
                 (Some(tenant), Waits::No) => Some(tenant.opens_alone_now().ok_or_else(busy)?),
             };
-            let is_first = tenant.as_ref().is_none_or(Tenant::is_alone);
+            let is_first = tenant.as_ref().is_none_or(Tenant::is_first);
             let outcome = if is_first {
                 self.open_first(calls, header, otherwise, waits).await
             } else {
                 self.open_beside(calls, header).await
             };
+            if let (Some(tenant), Ok(Outcome::Open(_))) = (&tenant, &outcome) {
+                // The next one to open finds that this one has the lock.
+                tenant.has_opened();
+            }
             drop(alone);
             outcome?
         };

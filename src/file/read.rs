@@ -13,7 +13,7 @@
 //!
 //! While a read waits for the backend, another task may drop a block, fetch it again and overwrite it, and that write
 //! may fail and leave garbage. So a read is believed only if no block lost what it had meanwhile, or if it matches its
-//! checksums. Otherwise it looks once more and compares everything.
+//! checksums. Of tasks that read a run for the first time at once [one compares it](super::compare). Otherwise it looks once more and compares everything.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -32,6 +32,7 @@ use crate::place::pieces;
 use crate::port::Unread;
 use crate::run::Run;
 
+use super::compare::Turn;
 use super::stored::measure;
 use super::{CacheFile, zeroed};
 
@@ -242,9 +243,21 @@ impl<C: CacheOps> CacheFile<C> {
             // been repaired since they were read. After a look that was disturbed comparing tells more than looking.
             let comparing = self.has_checksums()
                 && (looked_before || compare == Compare::Everything || self.must_compare(look));
+            let is_first_read = comparing
+                && !looked_before
+                && compare == Compare::AsConfigured
+                && self.verify != VerifyPolicy::OnEveryRead;
             let mut found = Findings::default();
-            match self.read_piece(run, buf, comparing, &mut found).await {
-                Ok(()) => {}
+            let mut turn = None;
+            let read = if is_first_read {
+                self.read_first(look, run, buf, &mut turn, &mut found).await
+            } else {
+                let read = self.read_piece(run, buf, comparing, &mut found).await;
+                read.map(|()| comparing)
+            };
+            let mut compared = comparing;
+            match read {
+                Ok(was_compared) => compared = was_compared,
                 Err(Unread::Refused(error)) => found.unread(run, Unread::Refused(error)),
                 // Boxed, since it is rare, and would make the future of every read larger.
                 Err(why) => {
@@ -254,12 +267,16 @@ impl<C: CacheOps> CacheFile<C> {
             let settled = !look.is_disturbed();
             // What matches is right, whatever happened meanwhile. What does not, or could not be read, may have been
             // repaired.
-            if settled || comparing && found.error.is_none() {
+            if settled || compared && found.error.is_none() {
                 if settled {
                     let wrong = found.flaws.iter().filter(|flaw| flaw.is_wrong);
                     wrong.for_each(|flaw| self.mismatched(flaw.run));
                 }
                 look.settle(&found.flaws, settled);
+                // Those who wait find the run trusted now, or its bad blocks dropped.
+                if let Some(turn) = turn {
+                    turn.done();
+                }
                 if found.is_short {
                     Box::pin(self.truncated(&mut found)).await;
                 }
@@ -278,6 +295,35 @@ impl<C: CacheOps> CacheFile<C> {
             settled: false,
             error: None,
         })
+    }
+
+    /// Reads `run` into `buf`, which is as long, and compares it unless it is trusted by then, since another task has
+    /// compared it. Whether it did. `turn` is to be kept until what was found is settled.
+    async fn read_first<'c>(
+        &'c self,
+        look: Look<'_>,
+        run: Run,
+        buf: &mut [u8],
+        turn: &mut Option<Turn<'c>>,
+        found: &mut Findings,
+    ) -> Result<bool, Unread> {
+        self.read_data(run, buf).await?;
+        if !look.is_trusted() {
+            *turn = Some(self.comparing.turn(run).await);
+        }
+        let compares = !look.is_trusted();
+        if compares {
+            let read = self.find_mismatches(run, buf, found).await;
+            if read.is_err() {
+                // The others try for themselves.
+                if let Some(turn) = turn.take() {
+                    turn.done();
+                }
+            }
+            read?;
+        }
+        found.any_read = true;
+        Ok(compares)
     }
 
     /// Reads `run`, of which reading all at once failed, in smaller pieces.

@@ -12,11 +12,12 @@ use gibblox_core::GibbloxResult;
 use crate::backend::CacheOps;
 use crate::bitmap::{Filling, Published, State, Validity};
 use crate::config::VerifyPolicy;
-use crate::error::{not_durable, not_open};
+use crate::error::{not_durable, not_open, read_only, short_read};
 use crate::format::checksum::{Checksums, SUM_BYTES};
 use crate::format::layout::Layout;
 use crate::place::pieces;
 use crate::run::Run;
+use crate::turn::yield_now;
 
 use super::unkept::{Since, Unkept};
 use super::{CacheFile, NotValid, zeroed};
@@ -34,9 +35,19 @@ impl<C: CacheOps> CacheFile<C> {
     /// Cost: one write of data and one of checksums a piece, one of the bitmap. Two of the bitmap where there are no
     /// checksums.
     pub(crate) async fn store(&self, run: Run, asked: Run, data: &[u8]) -> GibbloxResult<u64> {
+        if data.len() != self.geometry.len_bytes(run.blocks()) {
+            return Err(short_read(
+                "a fetch",
+                data.len(),
+                self.geometry.len_bytes(run.blocks()),
+            ));
+        }
         let checksums = self.stores_as().ok_or_else(not_open)?;
         // Before anything is taken back that is only out of sight.
         self.check_used()?;
+        if self.port.is_read_only() {
+            return Err(read_only());
+        }
         // The file may have been opened after this fetch had begun, and hold what is about to be overwritten.
         let filling = self.validity.fill(run)?;
         let since = self.unkept.now();
@@ -145,9 +156,15 @@ impl<C: CacheOps> CacheFile<C> {
         };
         while let Some(run) = mending.left {
             let piece = run.first(MENDED_BLOCKS);
-            self.write_bits(piece).await?;
+            // Elsewhere no bit was set, nor one written by this process.
+            for part in self.validity.reserved(piece) {
+                self.write_bits(part).await?;
+            }
             self.unkept.mended(piece);
             mending.left = run.from(piece.end());
+            if mending.left.is_some() {
+                yield_now().await;
+            }
         }
         Ok(())
     }
@@ -200,8 +217,8 @@ impl<C: CacheOps> CacheFile<C> {
                 _ => None,
             };
             rest = flaw.and_then(|flaw| rest.and_then(|rest| rest.from(flaw.run.end())));
+            any_read |= good.is_some() || known.is_some();
             if let Some(good) = good {
-                any_read = true;
                 let from = self.geometry.len_bytes(good.start() - run.start());
                 let len = self.geometry.len_bytes(good.blocks());
                 let bytes = buf.get(from..).and_then(|bytes| bytes.get(..len));
@@ -278,8 +295,6 @@ struct Mending<'a> {
 
 impl Drop for Mending<'_> {
     fn drop(&mut self) {
-        if let Some(left) = self.left {
-            self.unkept.tore(left);
-        }
+        self.unkept.end_mending(self.left);
     }
 }

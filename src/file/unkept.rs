@@ -44,6 +44,8 @@ struct State {
     lost: Runs,
     /// Blocks whose bits may have gone wrong in the file: a write of them, or of their neighbours, failed.
     torn: Option<Run>,
+    /// How many tasks write such bits once more.
+    mending: usize,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +81,11 @@ impl Unkept {
     /// Now, to be given to [`wrote`](Self::wrote) or [`rewritten`](Self::rewritten).
     pub(super) fn now(&self) -> Since {
         Since(self.losses.load(Ordering::Acquire))
+    }
+
+    /// Whether anything was ever lost.
+    pub(super) fn has_ever_lost(&self) -> bool {
+        self.now() != Since(0)
     }
 
     /// All of `run` was written, all of it since `since`. It is called before the run counts as valid.
@@ -122,8 +129,22 @@ impl Unkept {
     }
 
     /// The bits that may have gone wrong. The caller writes them, or [tears](Self::tore) them again.
+    /// Until [`end_mending`](Self::end_mending) no flush is said to have kept everything.
     pub(super) fn take_torn(&self) -> Option<Run> {
-        self.state.with(|state| state.torn.take())
+        self.state.with(|state| {
+            state.mending += 1;
+            state.torn.take()
+        })
+    }
+
+    /// `left` of what was torn still is.
+    pub(super) fn end_mending(&self, left: Option<Run>) {
+        self.state.with(|state| {
+            state.mending -= 1;
+            if let Some(left) = left {
+                widen(&mut state.torn, left);
+            }
+        });
     }
 
     /// The bits of `run` were written once more.
@@ -155,7 +176,8 @@ impl Covering<'_> {
             if state.flushes_under_way == 0 {
                 state.covered = Writes::default();
             }
-            state.lost.is_empty() && self.unkept.now() == self.since
+            let is_torn = state.torn.is_some() || state.mending != 0;
+            !is_torn && state.lost.is_empty() && self.unkept.now() == self.since
         });
         core::mem::forget(self);
         all
@@ -287,7 +309,7 @@ mod tests {
                 let (adds, which) = (rest % 2 == 0, all[rest / 2 % all.len()]);
                 rest /= 2 * all.len();
                 for lba in which.start()..which.end() {
-                    naive[usize::try_from(lba).unwrap()] = adds;
+                    naive[usize::try_from(lba).expect("small")] = adds;
                 }
                 if adds {
                     runs.add(which);
@@ -384,13 +406,19 @@ mod tests {
         let unkept = Unkept::default();
         unkept.tore(run(3, 4));
         unkept.tore(run(8, 9));
+        assert!(!unkept.begin().kept(), "it is torn");
         assert_eq!(unkept.take_torn(), Some(run(3, 9)));
+        assert!(!unkept.begin().kept(), "it is being mended");
         unkept.mended(run(3, 9));
+        unkept.end_mending(None);
         drop(unkept.begin());
         assert_eq!(unkept.take_torn(), Some(run(3, 9)));
         unkept.mended(run(3, 9));
+        unkept.end_mending(None);
         assert!(unkept.begin().kept());
         drop(unkept.begin());
         assert_eq!(unkept.take_torn(), None);
+        unkept.end_mending(Some(run(4, 5)));
+        assert_eq!(unkept.take_torn(), Some(run(4, 5)));
     }
 }

@@ -12,21 +12,13 @@
 
 use super::header::{BEGUN_BYTES, MAGIC, UNREADABLE};
 
+pub(crate) use super::header::BEGUN;
+
 /// How much of a file [`is_of_this_family`] looks at.
 pub(crate) const LOOK_BYTES: usize = BEGUN_BYTES;
 
 /// What every identity begins with.
 const IDENTITY: [u8; 8] = *b"cached:(";
-
-/// The beginning of a new file: a rebuild that was interrupted before it did anything.
-pub(crate) const BEGUN: [u8; LOOK_BYTES] = [
-    0, 0, 0, 0, 0, 0, 0, 0, // neither magic nor version
-    0, 0, 0, 0, // no checksums
-    1, 0, 0, 0, // blocks of one byte
-    0, 0, 0, 0, 0, 0, 0, 0, // none of them
-    8, 0, 0, 0, // the identity's length
-    b'c', b'a', b'c', b'h', b'e', b'd', b':', b'(',
-];
 
 /// Whether a file that begins with `bytes` is empty or a cache file. `bytes` are its first [`LOOK_BYTES`], or all of it.
 pub(crate) fn is_of_this_family(bytes: &[u8]) -> bool {

@@ -23,6 +23,16 @@ pub(crate) const PREFIX_BYTES: usize = 28;
 /// What a new file may begin with before it is built: zeros for the magic, and the first eight bytes of an identity.
 pub(crate) const BEGUN_BYTES: usize = PREFIX_BYTES + 8;
 
+/// The beginning of a new file: a rebuild that was interrupted before it did anything.
+pub(crate) const BEGUN: [u8; BEGUN_BYTES] = [
+    0, 0, 0, 0, 0, 0, 0, 0, // neither magic nor version
+    0, 0, 0, 0, // no checksums
+    1, 0, 0, 0, // blocks of one byte
+    0, 0, 0, 0, 0, 0, 0, 0, // none of them
+    8, 0, 0, 0, // the identity's length
+    b'c', b'a', b'c', b'h', b'e', b'd', b':', b'(',
+];
+
 /// Zeros over these bytes make a header unreadable: the magic and the version, in one sector.
 pub(crate) const UNREADABLE: [u8; 8] = [0; 8];
 

@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn the_oldest_are_forgotten_where_there_are_too_many() {
         let failed = Failed::default();
-        for lba in 0..SPANS as u64 + 1 {
+        for lba in 0..=SPANS as u64 {
             failed.add(Run::block(lba));
         }
         assert!(!failed.is_near(run(0, 1)));

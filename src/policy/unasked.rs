@@ -19,7 +19,7 @@ impl Unasked {
     /// Remembers `run`, where there is memory for it.
     pub(super) fn add(&self, run: Run) {
         self.0.with(|runs| {
-            if runs.len() == RUNS {
+            while runs.len() >= RUNS {
                 runs.pop_front();
             }
             if runs.try_reserve(1).is_ok() {
@@ -41,7 +41,7 @@ impl Unasked {
                     None => [Some(known), None],
                 };
                 for part in rest.into_iter().flatten() {
-                    if runs.try_reserve(1).is_ok() {
+                    if runs.len() < RUNS && runs.try_reserve(1).is_ok() {
                         runs.push_back(part);
                     }
                 }
@@ -88,6 +88,12 @@ mod tests {
         }
         assert_eq!(unasked.take(run(0, 6), Run::blocks), 0);
         assert_eq!(unasked.take(run(6, u64::MAX), Run::blocks), RUNS as u64);
+        // Also where one is split.
+        for lba in 0..RUNS as u64 {
+            unasked.add(run(lba * 4, lba * 4 + 3));
+            unasked.take(run(lba * 4 + 1, lba * 4 + 2), Run::blocks);
+        }
+        assert!(unasked.0.with(|runs| runs.len()) <= RUNS);
     }
 
     #[test]

@@ -8,26 +8,34 @@ use gibblox_core::{BlockReader, GibbloxResult, ReadContext};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
 pub(crate) const BLOCK: u32 = 4096;
 pub(crate) const BLOCKS: u64 = 64;
 
-/// A folder of the temporary directory, removed when it is dropped.
-pub(crate) struct Folder(PathBuf);
+/// A folder of the temporary directory, removed when it is dropped. There is one at a time.
+///
+/// A process that is being started has the open files of its parent, and with them the locks, until it runs its program. So a test
+/// that starts one would keep the locks of another test for a moment.
+pub(crate) struct Folder(
+    PathBuf,
+    #[expect(dead_code, reason = "held")] MutexGuard<'static, ()>,
+);
 
 impl Folder {
     pub(crate) fn new() -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
+        static ONE: Mutex<()> = Mutex::new(());
+        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("gibblox-files-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(name);
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).expect("the temporary directory can be written");
-        Self(path)
+        Self(path, one)
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -34,6 +34,8 @@ mod fetch {
     mod cancel;
     /// One task leads, the others follow, and an error stays where it belongs.
     mod dedup;
+    /// How many fetches there are at once and how long they are, and what many tasks share.
+    mod limits;
     /// A task that waits has a place in line, and no task that wants the same again and again keeps it from ending.
     mod queue;
     /// Thousands of random interleavings agree with an oracle.

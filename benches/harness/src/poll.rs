@@ -12,15 +12,27 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use gibblox_core::{BlockReader, GibbloxResult, ReadContext};
 
-/// The result of a future that does not wait for anything.
+/// The result of a future that waits for nothing. It may give others of its thread their turn, and asks to be polled
+/// again then.
 pub fn ready<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
-    match future
+    // Most are ready at once, and are not charged for a waker of their own.
+    if let Poll::Ready(value) = future
         .as_mut()
         .poll(&mut Context::from_waker(Waker::noop()))
     {
-        Poll::Ready(value) => value,
-        Poll::Pending => panic!("a future waits where there is nothing to wait for"),
+        return value;
+    }
+    let flag = Arc::new(Flag(AtomicBool::new(true)));
+    let waker = Waker::from(Arc::clone(&flag));
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return value;
+        }
+        assert!(
+            flag.0.swap(false, Ordering::SeqCst),
+            "a future waits where there is nothing to wait for"
+        );
     }
 }
 

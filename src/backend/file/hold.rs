@@ -24,7 +24,7 @@ use super::{Links, place, step, system};
 use crate::backend::LockMode;
 
 /// What the name of a lock file has more than that of the cache file.
-pub(in crate::backend) const SUFFIX: &str = ".use";
+pub(crate) const SUFFIX: &str = ".use";
 
 /// How often an opener asks for a lock that deleters have, until that is an error.
 const OPENER_TRIES: u32 = 2000;
@@ -38,6 +38,7 @@ pub(super) enum Attempt {
     Held(File),
     Refused,
     /// There are no locks here.
+    #[cfg_attr(windows, expect(dead_code, reason = "there are always locks there"))]
     Unknown,
     /// There is no such file, and none was to be created.
     Absent,
@@ -79,7 +80,7 @@ impl Hold {
 
 /// What deleting came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::backend) enum Deletion {
+pub(crate) enum Deletion {
     Done {
         bytes_on_disk: u64,
     },
@@ -91,7 +92,7 @@ pub(in crate::backend) enum Deletion {
 }
 
 /// Deletes the cache file at `path` unless it is in use. What is no cache file is an error and is left alone.
-pub(in crate::backend) fn delete(path: &Path) -> io::Result<Deletion> {
+pub(crate) fn delete(path: &Path) -> io::Result<Deletion> {
     // Before a lock file is put beside it.
     if look(path)?.is_none() {
         sweep(path)?;
@@ -141,7 +142,7 @@ fn delete_held(path: &Path) -> io::Result<Deletion> {
 }
 
 /// Opens the cache file at `path`, to read it; nothing where there is none.
-pub(in crate::backend) fn look(path: &Path) -> io::Result<Option<(File, Metadata)>> {
+pub(crate) fn look(path: &Path) -> io::Result<Option<(File, Metadata)>> {
     let mut options = OpenOptions::new();
     options.read(true);
     system::prepare(&mut options, Links::Refused);
@@ -156,7 +157,7 @@ pub(in crate::backend) fn look(path: &Path) -> io::Result<Option<(File, Metadata
 }
 
 /// Whether an object, or a reader, has the cache file at `path` open. Where that cannot be told, it counts as in use.
-pub(in crate::backend) fn is_in_use(path: &Path, file: &File) -> io::Result<bool> {
+pub(crate) fn is_in_use(path: &Path, file: &File) -> io::Result<bool> {
     // Kept for the second question, so that an opener waits for the first lock and is not refused the second one.
     let lock = match system::attempt(&lock_path(path), LockMode::Sole, false)? {
         Attempt::Held(lock) => Some(lock),
@@ -169,7 +170,7 @@ pub(in crate::backend) fn is_in_use(path: &Path, file: &File) -> io::Result<bool
 }
 
 /// Removes the lock file of the cache file at `path`, where it is there and not locked.
-pub(in crate::backend) fn sweep(path: &Path) -> io::Result<()> {
+pub(crate) fn sweep(path: &Path) -> io::Result<()> {
     let lock_path = lock_path(path);
     if let Attempt::Held(lock) = system::attempt(&lock_path, LockMode::Sole, false)? {
         step::point();
@@ -179,7 +180,7 @@ pub(in crate::backend) fn sweep(path: &Path) -> io::Result<()> {
 }
 
 /// What a file of these metadata takes of the disk.
-pub(in crate::backend) fn bytes_on_disk(found: &Metadata) -> u64 {
+pub(crate) fn bytes_on_disk(found: &Metadata) -> u64 {
     system::bytes_on_disk(found)
 }
 

@@ -12,7 +12,7 @@ use crate::identity::checked_reader_identity_string;
 const SUFFIX: &str = ".gibblox";
 
 /// The name of the file of `source`. Short enough for every file system, whatever the identity.
-pub(in crate::backend) fn of<S: BlockReader + ?Sized>(source: &S) -> io::Result<String> {
+pub(crate) fn of<S: BlockReader + ?Sized>(source: &S) -> io::Result<String> {
     let identity = checked_reader_identity_string(source).map_err(|_| {
         io::Error::new(
             ErrorKind::InvalidInput,
@@ -24,7 +24,7 @@ pub(in crate::backend) fn of<S: BlockReader + ?Sized>(source: &S) -> io::Result<
 }
 
 /// Whether `name` could be one that [`of`] gave.
-pub(in crate::backend) fn is_one(name: &str) -> bool {
+pub(crate) fn is_one(name: &str) -> bool {
     name.strip_suffix(SUFFIX).is_some_and(|digits| {
         let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         digits.len() == 32 && digits.bytes().all(is_digit)

@@ -300,6 +300,20 @@ fn writing_again_gives_other_tasks_their_turn() {
 }
 
 #[test]
+fn windows_full_of_damage_do_not_end_the_writing_again() {
+    let (source, backend, reader) = World::of(BLOCKS).block(BLOCK).config(config(1000)).parts();
+    check_read(&reader, &source, 0, BLOCKS);
+    backend.fail_all(Op::Flush);
+    finish(reader.flush_cache()).unwrap_err();
+    backend.heal();
+    for lba in 0..BLOCKS - 1 {
+        backend.damage(&source.bytes(lba, 1));
+    }
+    finish(reader.flush_cache()).unwrap();
+    assert_eq!(valid(&reader), [BLOCKS - 1]);
+}
+
+#[test]
 fn what_cannot_be_read_keeps_a_flush_from_being_good_and_the_rest_is_written() {
     let (source, backend, reader) = World::of(BLOCKS).block(BLOCK).config(config(1000)).parts();
     check_read(&reader, &source, 0, 12);

@@ -238,7 +238,9 @@ fn ten_thousand_cold_reads_over_a_disk_of_no_use_give_a_few_warnings() {
         for later in [false, true] {
             let warnings = warnings_of(|| {
                 let disk = Disk::new(if later { NONE } else { refuses });
-                let (device, reader) = start(1 << 20, &disk, CacheConfig::new());
+                // So that there are flushes.
+                let config = CacheConfig::new().with_flush_every_blocks(64);
+                let (device, reader) = start(1 << 20, &disk, config);
                 read_cold(&device, &reader, 0..100);
                 *lock(&disk.refuses) = refuses;
                 read_cold(&device, &reader, 100..10_100);

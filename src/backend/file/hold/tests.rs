@@ -7,8 +7,9 @@ use crate::backend::file::step::hooked;
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::panic::AssertUnwindSafe;
 use std::os::unix::fs::MetadataExt;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{catch_unwind, resume_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
@@ -293,16 +294,16 @@ fn many_openers_and_deleters_agree_on_the_file_in_random_orders() {
         &[Deleter, Opener, Opener],
         &[Deleter, Opener, Deleter, Sweeper, Opener, Asker],
     ] {
-        for seed in 1..200_u64 {
-            let mut state = seed;
+        for seed in 1..200_usize {
+            let mut state = seed as u64;
             let path = bench.lay();
-            let killed_at = (seed % 3 == 0).then_some((seed % 9) as usize);
+            let killed_at = (seed % 3 == 0).then_some(seed % 9);
             let outcomes = run(path, roles, killed_at, |options| {
                 // A step of splitmix64.
                 state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
                 let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
                 mixed ^= mixed >> 27;
-                (mixed % options as u64) as usize
+                usize::try_from(mixed % options as u64).expect("small")
             });
             check(path, outcomes);
         }

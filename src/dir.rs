@@ -25,8 +25,8 @@ use futures_util::FutureExt;
 use gibblox_core::BlockReader;
 use tracing::debug;
 
-use super::file::hold::{self, Deletion};
-use super::file::{FileCacheOps, names};
+use crate::backend::file::hold::{self, Deletion};
+use crate::backend::file::{FileCacheOps, names};
 use crate::file::{Inspection, inspect};
 use crate::format::header::VERSION;
 
@@ -42,7 +42,7 @@ const TRIES: usize = 8;
 ///
 /// The file of a source is named by its whole identity, as by [`FileCacheOps::open_in`]:
 /// [32 hexadecimal digits and `.gibblox`](FileCacheOps::name_of). Beside it lies an empty one with `.use` at the end,
-/// which is locked while the cache is open. Files of other names, files that are no cache files, symbolic links and
+/// which is locked while the cache is open; on Windows there may be one with `.lock`, too. Files of other names, files that are no cache files, symbolic links and
 /// directories are not listed, not counted and not deleted.
 ///
 /// # The budget
@@ -60,9 +60,11 @@ const TRIES: usize = 8;
 /// # In use
 ///
 /// A file is in use from when [`cache_for`](Self::cache_for) is called until the [`FileCacheOps`] that it returned, and with it
-/// every reader over it, is dropped or its process has ended. A file that was opened by its path, with
+/// every reader over it, is dropped or its process has ended (and, on Unix, until a process that it was just starting runs its
+/// program). A file that was opened by its path, with
 /// [`FileCacheOps::open`], is in use while it has a reader. Where the file system has no locks, nothing tells what
-/// is in use, and nothing is deleted.
+/// is in use, and nothing is deleted. A process that may not write to the directory can only hold what has a lock file already;
+/// from under it, a process that may write can delete a file, which on Unix costs it the cache and no read.
 ///
 /// # Other users
 ///
@@ -251,7 +253,7 @@ impl CacheDir {
             match self.trim() {
                 Ok(trimmed) if trimmed.failed.is_empty() => {}
                 Ok(trimmed) => {
-                    debug!(failed = ?trimmed.failed, "some cache files were not trimmed")
+                    debug!(failed = ?trimmed.failed, "some cache files were not trimmed");
                 }
                 Err(error) => debug!(%error, "the cache directory was not trimmed"),
             }

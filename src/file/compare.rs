@@ -1,10 +1,10 @@
-//! [`Comparing`]: single-flight of comparisons. Of the tasks that read a run for the first time one compares it, and the
-//! others read it when that is done.
+//! [`Comparing`]: single-flight of comparisons. Of the tasks that read a run for the first time one reads its checksums and
+//! compares, and the others, who have read their bytes by then, wait for that.
 //!
-//! A run that one task has read and compared is trusted, and the others need no checksums then. Where it is not trusted
-//! after all, each compares for itself. A task waits only for a comparison that is not much longer than its own, so a
-//! short read never waits for a long one. It holds nothing while it waits, and the task that compares waits for the
-//! backend only (I7). A lone reader does what it would do without this.
+//! When a run becomes trusted while a task reads it, and nothing has lost what it had meanwhile, the bytes that the task
+//! has read are right: it is a hit that was found late. Where the run is not trusted after all, each compares for itself. A
+//! task waits only for a comparison that is not much longer than its own. It holds nothing while it waits, and the task that
+//! compares waits for the backend only (I7). A lone reader does what it would do without this.
 
 use crate::claims::{Claims, Ended, Found, Held};
 use crate::run::Run;
@@ -15,7 +15,7 @@ pub(super) struct Comparing {
     claims: Claims<()>,
 }
 
-/// The turn to read and compare a run. However it ends, those who wait go on.
+/// The turn to compare a run. However it ends, those who wait go on.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct Turn<'c>(Option<Held<'c, ()>>);
@@ -24,7 +24,8 @@ impl Comparing {
     /// A comparison that is longer than this many times its own a task does not wait for.
     const LONGER: u64 = 2;
 
-    /// Waits until a task that compares the beginning of `run` is done with it, if there is one; or holds it for others.
+    /// Waits until a task that compares the beginning of `run` is done with it, if there is one; or holds it back for the
+    /// caller to compare.
     ///
     /// Cancellation is strict: a dropped task leaves its turn to the next.
     pub(super) async fn turn(&self, run: Run) -> Turn<'_> {
@@ -51,7 +52,7 @@ impl Comparing {
 }
 
 impl Turn<'_> {
-    /// The run has been read, and compared as far as that went. All who wait go on at once.
+    /// The run has been compared, as far as that went. All who wait go on at once.
     pub(super) fn done(self) {
         if let Some(held) = self.0 {
             held.end(&(), |(), _| true);
