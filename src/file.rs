@@ -364,18 +364,27 @@ impl<C: CacheOps> CacheFile<C> {
         let mended = self.mend_bits().await;
         let covering = self.unkept.begin();
         let asking = Asking(self);
-        self.calls().flush().await?;
+        let result = self.calls().flush().await;
         asking.answered();
+        if result.is_err() {
+            match self.opened_as() {
+                None => {}
+                Some(Checksums::Xxh3) => self.validity.distrust_all(),
+                Some(Checksums::Absent) => self.validity.drop_trusted(),
+            }
+            self.doubt();
+        }
+        result?;
         let kept = covering.kept();
         mended.map(|()| kept)
     }
 }
 
-/// A flush whose answer is not known. Dropped without one, or with an error, nothing stays trusted.
+/// A flush whose answer is not known. Dropped before it comes, what has checksums is compared again: the flush may have
+/// failed.
 struct Asking<'a, C: CacheOps>(&'a CacheFile<C>);
 
 impl<C: CacheOps> Asking<'_, C> {
-    /// The backend said that it kept everything.
     fn answered(self) {
         core::mem::forget(self);
     }
@@ -383,12 +392,9 @@ impl<C: CacheOps> Asking<'_, C> {
 
 impl<C: CacheOps> Drop for Asking<'_, C> {
     fn drop(&mut self) {
-        match self.0.opened_as() {
-            None => {}
-            Some(Checksums::Xxh3) => self.0.validity.distrust_all(),
-            Some(Checksums::Absent) => self.0.validity.drop_trusted(),
+        if self.0.has_checksums() {
+            self.0.validity.distrust_all();
         }
-        self.0.doubt();
     }
 }
 

@@ -459,6 +459,7 @@
 //!
 //! let reader = CachedBlockReader::new(Image::new(512, 64), MemoryCacheOps::new()).await?;
 //! reader.ensure_cached(0, 64, ReadContext::BACKGROUND).await?;
+//! reader.flush_cache().await?;
 //!
 //! // And over a disk of which every call fails:
 //! let reader = CachedBlockReader::new(Image::new(512, 64), DeadDisk).await?;
