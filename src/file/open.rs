@@ -283,7 +283,7 @@ impl<C: CacheOps> CacheFile<C> {
         if !self.header_is_due.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let named = self.version.named();
+        let named = self.named();
         self.write_header(calls, Header::new(self.geometry, named.identity())?)
             .await
     }
