@@ -54,6 +54,28 @@ pub enum OfflinePolicy {
     ServeCached,
 }
 
+/// Which cache opening may overwrite with an empty one of its own source.
+///
+/// An array without a cache file, one that was never finished and one whose header is damaged are made one of this source
+/// under each policy. A reader that may not overwrite what is there goes without a cache, says so once at `warn`, and is in
+/// the state [`Kept`](crate::CacheState::Kept).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RebuildPolicy {
+    /// Any.
+    ///
+    /// The default: a cache of another source is of no use to this one. Whose it was is told at `warn`.
+    Always,
+    /// Any but one of the same identity, with another block size or number of blocks.
+    ///
+    /// The default under [`OfflinePolicy::ServeCached`]. A source that is half out of reach may say 0 for once, or the length of
+    /// an error page, and one wrong answer must not cost what is wanted when it is out of reach. A source that really has
+    /// another length has another version, which belongs into its identity ([`Versioned`](crate::Versioned)).
+    OtherIdentity,
+    /// None.
+    Never,
+}
+
 /// How a [`CachedBlockReader`](crate::CachedBlockReader) fetches, stores and checks.
 ///
 /// ```
@@ -75,6 +97,7 @@ pub struct CacheConfig {
     max_fetch_bytes: u32,
     verify: VerifyPolicy,
     offline: OfflinePolicy,
+    rebuild: Option<RebuildPolicy>,
     wider_fetches: WiderFetches,
     bypass: Option<BypassPolicy>,
 }
@@ -133,6 +156,7 @@ impl CacheConfig {
             max_fetch_bytes: 0,
             verify: VerifyPolicy::OnFirstRead,
             offline: OfflinePolicy::Fail,
+            rebuild: None,
             wider_fetches: WiderFetches::new(),
             bypass: None,
         }
@@ -269,6 +293,38 @@ impl CacheConfig {
         self
     }
 
+    /// Which cache opening may overwrite. Default [`RebuildPolicy::Always`], and
+    /// [`OtherIdentity`](RebuildPolicy::OtherIdentity) with [`OfflinePolicy::ServeCached`].
+    ///
+    /// ```
+    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+    /// # use image::Image;
+    /// use std::sync::Arc;
+    ///
+    /// use gibblox_cache::{
+    ///     CacheConfig, CacheState, CachedBlockReader, MemoryCacheOps, RebuildPolicy, Versioned,
+    /// };
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> gibblox_core::GibbloxResult<()> {
+    /// let backend = Arc::new(MemoryCacheOps::new());
+    /// let config = CacheConfig::new().with_rebuild(RebuildPolicy::OtherIdentity);
+    /// let disk = |blocks| Versioned::named(Image::new(512, blocks), "disk"); // one name, whatever its length
+    /// let reader = CachedBlockReader::open(disk(64), Arc::clone(&backend), config).await?;
+    /// assert_eq!(reader.state(), CacheState::Serving);
+    /// # drop(reader);
+    ///
+    /// let reader = CachedBlockReader::open(disk(3), backend, config).await?;
+    /// assert_eq!(reader.state(), CacheState::Kept);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub const fn with_rebuild(mut self, rebuild: RebuildPolicy) -> Self {
+        self.rebuild = Some(rebuild);
+        self
+    }
+
     /// Makes no calls to a backend that fails again and again (a circuit breaker). Off by default; a `policy` with a zero
     /// is refused on opening.
     ///
@@ -361,6 +417,16 @@ impl CacheConfig {
     #[must_use]
     pub const fn offline(&self) -> OfflinePolicy {
         self.offline
+    }
+
+    /// See [`with_rebuild`](Self::with_rebuild): what was set, or the default that goes with the others.
+    #[must_use]
+    pub const fn rebuild(&self) -> RebuildPolicy {
+        match (self.rebuild, self.offline) {
+            (Some(rebuild), _) => rebuild,
+            (None, OfflinePolicy::Fail) => RebuildPolicy::Always,
+            (None, OfflinePolicy::ServeCached) => RebuildPolicy::OtherIdentity,
+        }
     }
 
     /// See [`with_bypass`](Self::with_bypass); nothing where it is off.

@@ -23,6 +23,7 @@
 //! | [`Fetching`] | fetches and stores what a leader claimed, also [more](wide) | source, contact, file, policy, gate |
 //! | [`Warming`] | caches ranges in windows | fetches, file, fetching, flushing |
 //! | [`Dropping`] | drops ranges for good | fetches, file, flushing |
+//! | [`Renewing`] | goes on with a new version of the source | source, fetches, file |
 //! | [`Scrubbing`] | compares all that is cached | file, flushing |
 //! | [`Flushing`] | makes the file durable | fetches, file, gate |
 //!
@@ -42,12 +43,14 @@ mod flushing;
 mod hit;
 mod memory;
 mod open;
+mod renew;
 mod request;
 mod scrub;
 mod warm;
 mod wide;
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::fmt;
 use core::ops::Range;
 
@@ -57,8 +60,9 @@ use tracing::trace;
 use crate::backend::CacheOps;
 use crate::bitmap::State;
 use crate::config::{CacheConfig, FLUSH_EVERY_BLOCKS, FLUSH_EVERY_BYTES, FlushLimit};
+use crate::error::source_changed;
 use crate::fetch::Fetches;
-use crate::file::CacheFile;
+use crate::file::{CacheFile, Named};
 use crate::flush::{FlushGate, Limit};
 use crate::geometry::Geometry;
 use crate::identity::write_cached;
@@ -73,6 +77,7 @@ use fetching::Fetching;
 use flushing::Flushing;
 use hit::{Counted, ReadBlocks, SlowPath};
 use open::Opened;
+use renew::{Renewing, check_version};
 use request::Request;
 use scrub::Scrubbing;
 use warm::Warming;
@@ -181,6 +186,15 @@ where
         }
     }
 
+    pub(crate) fn renewing(&self) -> Renewing<'_, S, C> {
+        Renewing {
+            source: &self.source,
+            fetches: &self.fetches,
+            file: &self.file,
+            geometry: self.geometry,
+        }
+    }
+
     fn flush_limit(&self) -> Limit {
         let in_bytes = |bytes| Limit::Beside(self.geometry.blocks_in(bytes).max(1));
         match self.config.flush_limit() {
@@ -251,6 +265,14 @@ where
         !self.contact.is_made()
     }
 
+    /// Looks whether the source is still the one of the file, if it has ever said so.
+    pub(crate) fn notice_change(&self) {
+        if self.contact.is_made() {
+            // A change is told by the state; what the source fails to say tells nothing.
+            let _ = check_version(&self.source, &self.file);
+        }
+    }
+
     pub(crate) fn write_identity(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         write_cached(out, |out| self.source.write_identity(out))
     }
@@ -262,8 +284,8 @@ impl<S, C> Engine<S, C> {
         self.geometry
     }
 
-    pub(crate) fn identity(&self) -> &str {
-        self.file.identity()
+    pub(crate) fn named(&self) -> Arc<Named> {
+        self.file.named()
     }
 
     pub(crate) fn state(&self) -> CacheState {
@@ -312,12 +334,18 @@ where
         ctx: ReadContext,
     ) -> ReadBlocks<'a> {
         hit::in_box(|| async move {
+            let (lba, blocks) = (run.start(), run.blocks());
+            let hits = self.file.count_valid(run);
+            if hits == blocks {
+                // Otherwise the fetch looks.
+                self.notice_change();
+            }
+            let age = self.file.age();
             if counted == Counted::No {
-                let (lba, blocks) = (run.start(), run.blocks());
-                let hits = self.file.count_valid(run);
                 trace!(lba, blocks, hits, "not all trusted");
                 self.file.counts().looked(buf, blocks, hits);
             }
+            self.file.check_age()?;
             let flushing = self.flushing();
             let was_bypassed = self.file.is_bypassed();
             let (mut fetched, mut result) = if flushing.is_due_beside() {
@@ -334,6 +362,16 @@ where
                 let (fetched_again, again) = self.request().serve(run, &mut *buf, ctx).await;
                 fetched |= fetched_again;
                 result = again;
+            }
+            let now = self.file.age();
+            if !now.is_same_version(age) {
+                // Some of it may be of the version before.
+                let again = Box::pin(self.request().serve(run, &mut *buf, ctx)).await;
+                fetched |= again.0;
+                result = again.1;
+                if !self.file.age().is_same_version(now) {
+                    result = Err(source_changed());
+                }
             }
             if fetched {
                 // Once for a request, and last, so that no follower of its fetches waits for the flush.

@@ -5,6 +5,10 @@ use alloc::format;
 
 use gibblox_core::{GibbloxError, GibbloxErrorKind};
 
+/// The message of the error with which a read fails where the source has changed, of kind
+/// [`Other`](gibblox_core::GibbloxErrorKind::Other). It stays as it is.
+pub const SOURCE_CHANGED: &str = "the source has changed since it was cached";
+
 /// There is no memory for `what`.
 #[cold]
 pub(crate) fn out_of_memory(what: &str) -> GibbloxError {
@@ -45,6 +49,27 @@ pub(crate) fn not_open() -> GibbloxError {
 #[cold]
 pub(crate) fn taken() -> GibbloxError {
     io("another reader uses the cache for another source")
+}
+
+/// The array holds another cache, which is not to be overwritten.
+#[cold]
+pub(crate) fn kept() -> GibbloxError {
+    io("the array holds another cache, which is not to be overwritten")
+}
+
+/// The source is not the one any more that it was.
+#[cold]
+pub(crate) fn source_changed() -> GibbloxError {
+    GibbloxError::with_message(GibbloxErrorKind::Other, SOURCE_CHANGED)
+}
+
+/// The source has changed, and a reader cannot go on with what it is now, because of `what`.
+#[cold]
+pub(crate) fn not_renewed(what: &str) -> GibbloxError {
+    GibbloxError::with_message(
+        GibbloxErrorKind::InvalidInput,
+        format!("the new version of the source takes a new reader: {what}"),
+    )
 }
 
 /// Another process is building the file, or has it locked for a moment.

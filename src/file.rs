@@ -19,6 +19,7 @@
 //! | [`store`] | writes blocks and their bits |
 //! | [`erase`] | makes what was dropped stay dropped |
 //! | [`unkept`] | remembers what is written and not durable yet |
+//! | [`version`] | says whose it is, and makes it another version's |
 //! | [`stored`] | reads a header and measures a file, for these and for [`inspect`](mod@inspect) |
 //!
 //! # A flush that fails
@@ -35,6 +36,11 @@
 //! Nothing counts as valid then, as in a closed file. A task that was in the middle of reading, storing or waiting to
 //! open is refused its next call. That is no failure and takes nothing back; the bits stay as they are. After the bypass
 //! blocks with checksums are compared again, for the same reason as after a flush that failed.
+//!
+//! # A source that has changed
+//!
+//! Nothing counts as valid then either, and nothing is stored, until the file is made one of the new version
+//! ([`version`]). Its old blocks are not erased: the file is built anew under the new identity.
 
 mod compare;
 mod erase;
@@ -46,6 +52,7 @@ mod retry;
 mod store;
 mod stored;
 mod unkept;
+mod version;
 
 use alloc::string::String;
 use core::convert::Infallible;
@@ -57,9 +64,9 @@ use crate::backend::CacheOps;
 use crate::bitmap::{State, Validity};
 use crate::bypass::{Probe, Turn};
 use crate::claims::{Claims, Ended};
-use crate::config::{BypassPolicy, VerifyPolicy};
+use crate::config::{BypassPolicy, RebuildPolicy, VerifyPolicy};
 use crate::error::{bypassed, out_of_memory};
-use crate::format::checksum::{BlockHasher, Checksums};
+use crate::format::checksum::Checksums;
 use crate::format::header::Header;
 use crate::format::layout::Layout;
 use crate::geometry::Geometry;
@@ -73,23 +80,25 @@ use compare::Comparing;
 use owner::Owner;
 use retry::Retry;
 use unkept::Unkept;
+use version::Version;
 
 pub(crate) use crate::bitmap::Flaw;
 pub use inspect::{CacheFileInfo, HeaderDamage, Inspection, inspect};
 pub(crate) use read::{Hit, Looked, NotValid};
 pub(crate) use store::Rewritten;
 pub(crate) use stored::stored_total_blocks;
+pub(crate) use version::{Age, Named};
 
 /// The cache file of one source.
 #[derive(Debug)]
 pub(crate) struct CacheFile<C> {
     port: Port<C>,
     geometry: Geometry,
-    identity: String,
     layout: Layout,
     places: Places,
-    hasher: BlockHasher,
+    version: Version,
     verify: VerifyPolicy,
+    rebuild: RebuildPolicy,
     validity: Validity,
     comparing: Comparing,
     /// One of the [states](Self::opened_as).
@@ -129,19 +138,14 @@ fn zeroed(len: usize, what: &str) -> GibbloxResult<Scratch> {
 }
 
 impl<C> CacheFile<C> {
-    pub(crate) fn identity(&self) -> &str {
-        &self.identity
-    }
-
     /// What a program is told of the cache.
     pub(crate) fn state(&self) -> CacheState {
-        if self.port.is_bypassed() {
+        if self.age().is_outdated() {
+            CacheState::SourceChanged
+        } else if self.port.is_bypassed() {
             CacheState::Bypassed
         } else if self.state.load(Ordering::Acquire) == CLOSED {
-            if self.owner.is_refused() {
-                return CacheState::Taken;
-            }
-            CacheState::NotOpen
+            self.owner.closed_state()
         } else if self.port.is_failing() {
             CacheState::Failing
         } else {
@@ -169,6 +173,7 @@ impl<C: CacheOps> CacheFile<C> {
         geometry: Geometry,
         identity: String,
         verify: VerifyPolicy,
+        rebuild: RebuildPolicy,
         bypass: Option<BypassPolicy>,
     ) -> GibbloxResult<Self> {
         let header = Header::new(geometry, &identity)?;
@@ -176,13 +181,13 @@ impl<C: CacheOps> CacheFile<C> {
         Ok(Self {
             places: Places::new(layout),
             validity: Validity::new(geometry.total_blocks())?,
+            version: Version::new(identity),
             comparing: Comparing::default(),
-            hasher: BlockHasher::new(&identity),
             port: Port::new(backend, bypass),
             geometry,
-            identity,
             layout,
             verify,
+            rebuild,
             state: AtomicUsize::new(CLOSED),
             opening: async_lock::Mutex::new(()),
             owner: Owner::default(),
@@ -223,11 +228,6 @@ impl<C: CacheOps> CacheFile<C> {
         self.opened_as() == Some(Checksums::Xxh3)
     }
 
-    /// Whether this is the cache file of the source `identity`.
-    pub(crate) fn is_of(&self, identity: &str) -> bool {
-        self.identity == identity
-    }
-
     /// An error where the backend is bypassed.
     pub(crate) fn check_used(&self) -> GibbloxResult<()> {
         self.port.check()
@@ -236,6 +236,7 @@ impl<C: CacheOps> CacheFile<C> {
     /// Opens the file where it is not open yet, and probes a backend that is bypassed. An error where the cache cannot
     /// be used: for a task that wants the cache itself.
     pub(crate) async fn ready(&self) -> GibbloxResult<()> {
+        self.check_age()?;
         match self.port.turn_at_once() {
             Turn::Use => {}
             Turn::Pass => return Err(bypassed()),
@@ -300,7 +301,7 @@ impl<C: CacheOps> CacheFile<C> {
     // ---- what is valid; nothing while the file is closed, though it may be half loaded, or bypassed ----
 
     pub(crate) fn shows_blocks(&self) -> bool {
-        self.is_open() && !self.port.is_bypassed()
+        self.is_open() && !self.port.is_bypassed() && !self.age().is_outdated()
     }
 
     /// The state of the first block of `run`, and the longest beginning of `run` that shares it.
@@ -317,6 +318,7 @@ impl<C: CacheOps> CacheFile<C> {
     pub(crate) fn known_state_at(&self, run: Run) -> GibbloxResult<(State, Run)> {
         // In this order: where it is bypassed from now on, the bits are what they were.
         self.check_used()?;
+        self.check_age()?;
         if self.is_open() {
             Ok(self.validity.state_at(run))
         } else {

@@ -110,62 +110,70 @@
 //! A file belongs to a source if identity, block size and number of blocks are the same. The identity is the text that
 //! [`BlockReader::write_identity`] writes, and it has to stand for the *bytes*. If all it says is a URL, an image that
 //! was replaced by one of the same length leaves a mixture of old and new blocks. Put a version, a digest or an `ETag`
-//! into it. Where the source does not, a wrapper does:
+//! into it. Where the source does not, [`Versioned`] does, and has an example. It also puts a stable name in the place of
+//! an address that is signed, one of several mirrors, or secret.
+//!
+//! A validator that is fetched when the program starts is not known where the source is out of reach. Such a cache
+//! cannot be [opened offline](#offline) unless the program remembers it.
+//!
+//! A source that is replaced *while it is read* has to say so: it compares the validator of each answer and
+//! [sets](crate::SourceVersion::set) the version that it shares with its `Versioned`. (Have it send the validator along,
+//! `If-Match`, too; servers are known to ignore that.) What it fetched meanwhile is not stored, reads fail with
+//! [`SOURCE_CHANGED`](crate::SOURCE_CHANGED), and [`renew_source`](crate::CachedBlockReader::renew_source) goes on with
+//! the new version, in the same file.
 //!
 //! ```
 //! # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
 //! # use image::Image;
-//! use std::sync::Arc;
-//!
-//! use gibblox_cache::{CachedBlockReader, MemoryCacheOps};
+//! use gibblox_cache::{CachedBlockReader, MemoryCacheOps, SOURCE_CHANGED, SourceVersion, Versioned};
 //! use gibblox_core::{BlockReader, GibbloxResult, ReadContext};
 //!
-//! /// A source, and what its server said of the version of its bytes: a strong `ETag`, say.
-//! struct Versioned<S> {
-//!     source: S,
-//!     validator: String,
+//! /// A source that hears the `ETag` of each answer.
+//! struct Remote {
+//!     image: Image,
+//!     version: SourceVersion,
 //! }
 //!
 //! #[async_trait::async_trait]
-//! impl<S: BlockReader> BlockReader for Versioned<S> {
+//! impl BlockReader for Remote {
 //!     fn block_size(&self) -> u32 {
-//!         self.source.block_size()
+//!         self.image.block_size()
 //!     }
 //!
 //!     async fn total_blocks(&self) -> GibbloxResult<u64> {
-//!         self.source.total_blocks().await
+//!         self.image.total_blocks().await
 //!     }
 //!
 //!     fn write_identity(&self, out: &mut dyn std::fmt::Write) -> std::fmt::Result {
-//!         self.source.write_identity(out)?;
-//!         write!(out, "@{}", self.validator)
+//!         self.image.write_identity(out)
 //!     }
 //!
 //!     async fn read_blocks(&self, lba: u64, buf: &mut [u8], ctx: ReadContext) -> GibbloxResult<usize> {
-//!         self.source.read_blocks(lba, buf, ctx).await
+//!         let read = self.image.read_blocks(lba, buf, ctx).await?;
+//!         let etag = "9e107d9d"; // as the answer says
+//!         self.version.set(etag);
+//!         Ok(read)
 //!     }
 //! }
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> gibblox_core::GibbloxResult<()> {
-//! let backend = Arc::new(MemoryCacheOps::new());
-//! let source = |etag: &str| Versioned { source: Image::new(512, 64), validator: etag.to_string() };
+//! # async fn main() -> GibbloxResult<()> {
+//! let version = SourceVersion::new("33a64df5"); // by a question of its own, or remembered
+//! let remote = Remote { image: Image::new(512, 64), version: version.clone() };
+//! let reader = CachedBlockReader::new(Versioned::new(remote, version), MemoryCacheOps::new()).await?;
 //!
-//! let reader = CachedBlockReader::new(source("33a64df5"), Arc::clone(&backend)).await?;
-//! reader.ensure_cached(0, 64, ReadContext::BACKGROUND).await?;
-//!
-//! let reader = CachedBlockReader::new(source("33a64df5"), Arc::clone(&backend)).await?;
-//! assert_eq!(reader.get_stats().await.cached_blocks, 64); // The same bytes: all of it is used.
-//!
-//! let reader = CachedBlockReader::new(source("9e107d9d"), Arc::clone(&backend)).await?;
-//! assert_eq!(reader.get_stats().await.cached_blocks, 0); // Other bytes: begun anew.
+//! let mut buf = [0; 512];
+//! while let Err(error) = reader.read_blocks(7, &mut buf, ReadContext::FOREGROUND).await {
+//!     if error.message() != Some(SOURCE_CHANGED) {
+//!         return Err(error);
+//!     }
+//!     // What was made of the earlier version is to be given up here.
+//!     reader.renew_source().await?;
+//! }
+//! assert_eq!(reader.get_stats().await.cached_blocks, 1);
 //! # Ok(())
 //! # }
 //! ```
-//!
-//! A validator that is fetched when the program starts has two consequences. A source that changes *meanwhile* is not
-//! noticed; have it send the validator along (`If-Match`) and fail. And where the source is out of reach the validator
-//! is not known, so such a cache cannot be [opened offline](#offline) unless the program remembers it.
 //!
 //! [`derive_cached_reader_identity_id`] makes a short name for a file out of all this. Two sources may share one; the
 //! file compares the whole text, so that costs blocks, never wrong bytes. A new version then gets a new file, and
@@ -353,8 +361,11 @@
 //! and has an example. The identity must be known without asking the source: a URL with a version in it is, an `ETag`
 //! that is asked for is not.
 //!
-//! For a program that is going to be offline: `warm` what it will need, and
-//! [`flush_cache`](crate::CachedBlockReader::flush_cache).
+//! For a program that is going to be offline: `warm` what it will need by a plan that
+//! [compares](crate::WarmPlan::with_comparison), and [`flush_cache`](crate::CachedBlockReader::flush_cache).
+//!
+//! A source that is half out of reach may say a size that is not its own. So this policy brings another one along: a file
+//! of the same identity and another size is [kept](crate::RebuildPolicy), and the reader goes without a cache.
 //!
 //! # A sick backend
 //!
@@ -365,7 +376,7 @@
 //! Where each failing call takes long, [`with_bypass`](crate::CacheConfig::with_bypass) ends all calls after some
 //! failures in a row, and probes now and then. It is off by default, since it takes from a backend that fails now and
 //! then what it would have served. [`state`](crate::CachedBlockReader::state) tells in one word whether the cache serves,
-//! fails, could not be opened yet, or is bypassed, and has an example.
+//! fails, could not be opened yet, or is bypassed, and a few more things, and has an example.
 //!
 //! # Numbers
 //!
@@ -390,7 +401,7 @@
 //!
 //! | level | what |
 //! |---|---|
-//! | `WARN` | backend calls of a kind (reads, writes, flushes) begin to fail, and succeed again; the cache of another source is thrown away; the backend is bypassed; blocks do not match their checksums; a source that is not the one of the file |
+//! | `WARN` | backend calls of a kind (reads, writes, flushes) begin to fail, and succeed again; the cache of another source is thrown away; the backend is bypassed; blocks do not match their checksums; a source that is not the one of the file, or has changed; a cache that is kept |
 //! | `DEBUG` | a file was opened, or is rebuilt, and why; a flush; `warm`, `scrub`, `invalidate` and `clear`; a wider fetch that failed; offline, and back; a backend that was probed; reading without a file that could not be opened |
 //! | `TRACE` | each `read_blocks` and `ensure_cached`, and each fetch that was widened |
 //!
@@ -599,6 +610,7 @@
 //! [`OfflinePolicy::ServeCached`]: crate::OfflinePolicy::ServeCached
 //! [`PauseSwitch`]: crate::PauseSwitch
 //! [`VerifyPolicy`]: crate::VerifyPolicy
+//! [`Versioned`]: crate::Versioned
 //! [`WarmPlan`]: crate::WarmPlan
 //! [`contract`]: crate::contract
 //! [`derive_cached_reader_identity_id`]: crate::derive_cached_reader_identity_id

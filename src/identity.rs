@@ -7,7 +7,7 @@ use alloc::string::String;
 use core::fmt;
 
 use gibblox_core::{
-    BlockReader, BlockReaderConfigIdentity, GibbloxResult, derive_block_identity_id,
+    BlockReader, BlockReaderConfigIdentity, GibbloxError, GibbloxResult, derive_block_identity_id,
     derive_config_identity_id,
 };
 
@@ -49,9 +49,34 @@ pub(crate) fn checked_reader_identity_string<S: BlockReader + ?Sized>(
     reader: &S,
 ) -> GibbloxResult<String> {
     let mut text = String::new();
-    write_cached(&mut text, |out| reader.write_identity(out))
-        .map_err(|_| invalid_input("the source fails to write its identity"))?;
+    write_cached(&mut text, |out| reader.write_identity(out)).map_err(|_| no_identity())?;
     Ok(text)
+}
+
+#[cold]
+fn no_identity() -> GibbloxError {
+    invalid_input("the source fails to write its identity")
+}
+
+/// Whether `identity` is the one that `reader` has once it is cached, without an allocation; an error where `reader` fails
+/// to write its own.
+pub(crate) fn is_cached_reader_identity<S: BlockReader + ?Sized>(
+    reader: &S,
+    identity: &str,
+) -> GibbloxResult<bool> {
+    let mut comparing = Comparing(Some(identity));
+    write_cached(&mut comparing, |out| reader.write_identity(out)).map_err(|_| no_identity())?;
+    Ok(comparing.0 == Some(""))
+}
+
+/// Compares what is written with a text: what of the text is left, and nothing once they differ.
+struct Comparing<'a>(Option<&'a str>);
+
+impl fmt::Write for Comparing<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 = self.0.and_then(|rest| rest.strip_prefix(text));
+        Ok(())
+    }
 }
 
 /// The identity that a reader opened from `config` has once it is cached: `cached:(` inner `)`.

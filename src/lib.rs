@@ -54,6 +54,8 @@
 //!   can tell ([`CacheOps::tenants`]; [`MemoryCacheOps`] and `FileCacheOps` can).
 //! - **What is dropped stays dropped.** [`CachedBlockReader::invalidate`] and [`CachedBlockReader::clear`] outlive a loss
 //!   of power, also one that comes while the blocks are fetched anew. The exceptions are listed there.
+//! - **One read is of one version.** Where the identity of a source changes with its bytes, nothing that was fetched while
+//!   it changed is stored, and reads fail until the program goes on ([`CachedBlockReader::renew_source`]).
 //!
 //! What is not promised:
 //!
@@ -111,7 +113,7 @@
 //! |---|---|
 //! | `reader` | the face: every public method |
 //! | `dir` | a directory of cache files with one budget |
-//! | `engine` | the jobs behind it: a request, a hit, a warming, a dropping, a scrub |
+//! | `engine` | the jobs behind it: a request, a hit, a warming, a dropping, a renewal, a scrub |
 //! | `warm` | what is to be warmed, and how far that is |
 //! | `fetch` | single-flight over runs |
 //! | `policy` | read-around and read-ahead |
@@ -130,6 +132,7 @@
 //! | `format` | the specification of the file |
 //! | `geometry` | block size and count |
 //! | `identity` | who a cached source is |
+//! | `versioned` | a source with a version in its identity |
 //! | `error` | the errors that the rooms above make |
 //! | `run` | adjacent blocks |
 //! | `turn` | cooperative yielding |
@@ -168,15 +171,17 @@ mod run;
 mod stats;
 mod sync;
 mod turn;
+mod versioned;
 mod warm;
 
 pub use backend::{CacheOps, LockMode, LockOutcome, MemoryCacheOps, Tenants};
 #[cfg(all(feature = "std", any(unix, windows)))]
 pub use backend::{FileCacheOps, FileCacheOptions};
 pub use config::wider::WiderFetches;
-pub use config::{BypassPolicy, CacheConfig, OfflinePolicy, VerifyPolicy};
+pub use config::{BypassPolicy, CacheConfig, OfflinePolicy, RebuildPolicy, VerifyPolicy};
 #[cfg(all(feature = "std", any(unix, windows)))]
 pub use dir::{CacheDir, CacheDirEntry, CacheDirOptions, Trimmed};
+pub use error::SOURCE_CHANGED;
 pub use file::{CacheFileInfo, HeaderDamage, Inspection, inspect};
 pub use identity::{
     cached_config_identity_string, cached_reader_identity_string, derive_cached_config_identity_id,
@@ -184,6 +189,7 @@ pub use identity::{
 };
 pub use reader::CachedBlockReader;
 pub use stats::{CacheCounters, CacheState, CacheStats, ScrubReport};
+pub use versioned::{SourceVersion, Versioned};
 pub use warm::{PauseSwitch, WarmPlan, WarmProgress};
 
 /// The code in the README is compiled and run like that in the documentation.

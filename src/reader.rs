@@ -85,7 +85,8 @@ where
     /// Opens a reader of `inner` over the cache file on `cache`.
     ///
     /// A file that belongs to `inner` (same identity, block size and number of blocks) is used; anything else on
-    /// `cache` is overwritten with an empty cache. Any content is safe to open.
+    /// `cache` is overwritten with an empty cache, unless the [`RebuildPolicy`](crate::RebuildPolicy) keeps it. Any content is
+    /// safe to open.
     ///
     /// A backend that fails does not make this fail: the reader then reads from the source alone, and tries to open
     /// the file again when it next misses. [`state`](Self::state) tells whether it is open.
@@ -430,6 +431,78 @@ where
         self.engine.dropping().device().await
     }
 
+    /// Goes on with what the source is now, where its bytes and its identity have changed.
+    ///
+    /// A reader asks its source for its identity before and after each fetch, before it compares what is not trusted yet, and
+    /// when [`state`](Self::state) is asked for. Where it is another one than that of the cache file, the source *has
+    /// changed*: each read that begins then fails with [`SOURCE_CHANGED`](crate::SOURCE_CHANGED), of kind `Other`, and so
+    /// does one whose bytes were fetched meanwhile. None of those bytes are stored, and nothing counts as cached. A read of
+    /// blocks that are all trusted does not ask, and is served the earlier version until one of those others has. A source
+    /// whose identity stays the same never changes, and one that is out of reach has not changed.
+    ///
+    /// After `Ok` all of the reader is of the new version: nothing of the one before is served, and what is fetched is cached.
+    /// Where the source is again what it was, everything that was cached is there again. A read that was under way is
+    /// served anew, and no read mixes two versions.
+    ///
+    /// The cache file becomes one of the new version as opening would make it, whatever the
+    /// [`RebuildPolicy`](crate::RebuildPolicy) says. If it cannot be opened, this is no error; see [`open`](Self::open).
+    /// Another reader that uses the same array keeps it, and this one is in the state
+    /// [`Taken`](crate::CacheState::Taken), until it has gone or is renewed too and this one misses. A file that was named
+    /// by the identity, as [`FileCacheOps`](crate::FileCacheOps) can do, keeps the name that it has.
+    ///
+    /// # Errors
+    ///
+    /// That of the source where it does not say how many blocks it has. `InvalidInput` where it has another size or an
+    /// identity of another length (that of a [`Versioned`](crate::Versioned) has one length), or fails to write it: such a
+    /// version takes a new reader.
+    ///
+    /// # Cancellation
+    ///
+    /// Strict: left in the middle, the source counts as changed, and calling again does all that is missing.
+    ///
+    /// # Durability
+    ///
+    /// In every image that a loss of power can leave, the file is of the version before, of none, or of the new one; old
+    /// blocks are never those of the new one.
+    ///
+    /// # Cost
+    ///
+    /// One question to the source, and that of building a file anew. Waits for blocks that are being stored, not for fetches.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+    /// # use image::Image;
+    /// use gibblox_cache::{
+    ///     CacheState, CachedBlockReader, MemoryCacheOps, SOURCE_CHANGED, SourceVersion, Versioned,
+    /// };
+    /// use gibblox_core::{BlockReader, ReadContext};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> gibblox_core::GibbloxResult<()> {
+    /// let version = SourceVersion::new("33a64df5");
+    /// let source = Versioned::new(Image::new(512, 64), version.clone());
+    /// let reader = CachedBlockReader::new(source, MemoryCacheOps::new()).await?;
+    /// reader.ensure_cached(0, 32, ReadContext::BACKGROUND).await?;
+    ///
+    /// version.set("9e107d9d"); // mostly by the source, when an answer says so
+    /// let mut buf = [0; 512];
+    /// let error = reader.read_blocks(40, &mut buf, ReadContext::FOREGROUND).await.unwrap_err();
+    /// assert_eq!(error.message(), Some(SOURCE_CHANGED));
+    /// assert_eq!(reader.state(), CacheState::SourceChanged);
+    ///
+    /// reader.renew_source().await?;
+    /// assert_eq!(reader.state(), CacheState::Serving);
+    /// assert!(!reader.is_cached(0, 1)?);
+    /// reader.read_blocks(40, &mut buf, ReadContext::FOREGROUND).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn renew_source(&self) -> GibbloxResult<()> {
+        self.engine.renewing().renew().await
+    }
+
     /// Reads every valid block, compares it with its checksum, and drops what does not match, so that it is fetched
     /// again when it is next wanted.
     ///
@@ -560,6 +633,7 @@ where
     /// # }
     /// ```
     pub fn state(&self) -> CacheState {
+        self.engine.notice_change();
         self.engine.state()
     }
 
@@ -627,7 +701,7 @@ impl<S, C> fmt::Debug for CachedBlockReader<S, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let geometry = self.engine.geometry();
         f.debug_struct("CachedBlockReader")
-            .field("identity", &self.engine.identity())
+            .field("identity", &self.engine.named().identity())
             .field("block_size", &geometry.block_size())
             .field("total_blocks", &geometry.total_blocks())
             .field("state", &self.engine.state())

@@ -205,7 +205,7 @@ impl CacheCounters {
 
 /// Whether a reader has its cache, told by [`CachedBlockReader::state`](crate::CachedBlockReader::state).
 ///
-/// Reads of a healthy source succeed in each of them. A dead disk is [`NotOpen`](Self::NotOpen) from the beginning,
+/// Reads of a healthy source succeed in each of them, except in [`SourceChanged`](Self::SourceChanged). A dead disk is [`NotOpen`](Self::NotOpen) from the beginning,
 /// [`Failing`](Self::Failing) once the file was open, and [`Bypassed`](Self::Bypassed) if the program asked for that.
 ///
 /// Implements `serde::Serialize` as [`CacheStats`] does.
@@ -230,6 +230,12 @@ pub enum CacheState {
     /// Another reader uses the array, mostly for another source, and there is no other array to be had. Reads go to the
     /// source; the reader tries again less and less often when it misses.
     Taken,
+    /// The array holds another cache, which the [`RebuildPolicy`](crate::RebuildPolicy) keeps. Reads go to the source; the
+    /// reader tries again less and less often when it misses.
+    Kept,
+    /// The source was found to be another version of itself: reads fail with [`SOURCE_CHANGED`](crate::SOURCE_CHANGED)
+    /// until [`renew_source`](crate::CachedBlockReader::renew_source).
+    SourceChanged,
 }
 
 /// What a scrub has seen so far, or in the end.

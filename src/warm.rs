@@ -36,6 +36,7 @@ pub struct WarmPlan {
     windows_at_once: Option<u32>,
     context: ReadContext,
     pause: Option<PauseSwitch>,
+    compares: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -51,6 +52,7 @@ impl WarmPlan {
             windows_at_once: None,
             context: ReadContext::BACKGROUND,
             pause: None,
+            compares: false,
         }
     }
 
@@ -91,6 +93,40 @@ impl WarmPlan {
     pub fn with_pause(mut self, pause: &PauseSwitch) -> Self {
         self.pause = Some(pause.clone());
         self
+    }
+
+    /// Compares what is cached already with its checksums, so that `Ok` means that all of it can be read. Default: blocks
+    /// that an earlier process cached count by their bit, and the first read of a damaged one is a fetch, or an error where
+    /// the source is out of reach.
+    ///
+    /// Blocks that were compared before, or that this process fetched, are not compared again. What does not match is
+    /// fetched again, like what is missing. A block that the backend fails to read stays as it is, and its error is that of
+    /// the call. In a file that the published 0.0.1 wrote there is nothing to compare with: its blocks are read, and stay.
+    ///
+    /// Costs one backend read of data and one of checksums for each run of up to a window that is to be compared, one after
+    /// another, before anything is fetched, and memory for one more window. A pause holds this too.
+    ///
+    /// ```
+    /// # mod image { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/image.rs")); }
+    /// # use image::Image;
+    /// use gibblox_cache::{CachedBlockReader, MemoryCacheOps, WarmPlan};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> gibblox_core::GibbloxResult<()> {
+    /// # let reader = CachedBlockReader::new(Image::new(512, 64), MemoryCacheOps::new()).await?;
+    /// // Before going offline:
+    /// reader.warm(WarmPlan::device().with_comparison()).await?;
+    /// reader.flush_cache().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub const fn with_comparison(mut self) -> Self {
+        self.compares = true;
+        self
+    }
+
+    pub(crate) const fn compares(&self) -> bool {
+        self.compares
     }
 
     pub(crate) const fn context(&self) -> ReadContext {

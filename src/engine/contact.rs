@@ -23,7 +23,7 @@ use crate::claims::{Claims, Ended};
 use crate::error::other_source;
 use crate::file::CacheFile;
 use crate::geometry::Geometry;
-use crate::identity::checked_reader_identity_string;
+use crate::identity::is_cached_reader_identity;
 use crate::run::Run;
 use crate::sync::{AtomicBool, Ordering};
 
@@ -105,7 +105,7 @@ where
         )))
     } else if source.block_size() != geometry.block_size() {
         Err(other_source("it has another block size"))
-    } else if !file.is_of(&checked_reader_identity_string(source)?) {
+    } else if !is_cached_reader_identity(source, file.named().identity())? {
         Err(other_source("it has another identity"))
     } else {
         Ok(())

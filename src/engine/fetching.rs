@@ -3,7 +3,7 @@
 use gibblox_core::{BlockReader, GibbloxError, GibbloxResult, ReadContext};
 
 use crate::backend::CacheOps;
-use crate::error::short_read;
+use crate::error::{short_read, source_changed};
 use crate::fetch::Fetch;
 use crate::file::CacheFile;
 use crate::flush::FlushGate;
@@ -14,6 +14,7 @@ use crate::stats::{Call, Counts};
 use crate::sync::{AtomicBool, Ordering};
 
 use super::contact::{Contact, ask};
+use super::renew::check_version;
 
 /// How a fetch ended for the task that led it. Unless it failed, the bytes are in the buffer.
 #[derive(Debug)]
@@ -83,7 +84,8 @@ where
         !self.contact.is_made()
     }
 
-    /// Reads `run` from the source, after the source has said that it is the one of the file.
+    /// Reads `run` from the source, after the source has said that it is the one of the file. It is asked once more when it
+    /// has answered: what was fetched while it changed is of no version.
     pub(super) async fn read_source(
         &self,
         run: Run,
@@ -95,6 +97,7 @@ where
             // Boxed, since it is rare, and would make the future of every fetch larger.
             alloc::boxed::Box::pin(self.contact.make(answer)).await?;
         }
+        let before = check_version(self.source, self.file)?;
         if let Some(is_asked) = self.is_asked {
             is_asked.store(true, Ordering::Relaxed);
         }
@@ -103,7 +106,13 @@ where
         let call = Call::of(&counts.source_reads);
         let answer = self.source.read_blocks(run.start(), buf, ctx).await;
         drop(call);
+        // Also where it failed: a source that finds another version may well fail for that.
+        let after = check_version(self.source, self.file);
         let failed = match answer {
+            Ok(got) if got == asked && after.as_ref().ok() != Some(&before) => {
+                counts.fetched_blocks.add(run.blocks());
+                return Err(after.err().unwrap_or_else(source_changed));
+            }
             Ok(got) if got == asked => {
                 counts.fetched_blocks.add(run.blocks());
                 return Ok(());
@@ -112,7 +121,11 @@ where
             Err(error) => error,
         };
         counts.source_read_failures.add(1);
-        Err(failed)
+        Err(if self.file.age() == before {
+            failed
+        } else {
+            source_changed()
+        })
     }
 
     /// Fetches what `fetch` claimed, and nothing else, into `buf`, and gives the bytes to the followers. Nothing is

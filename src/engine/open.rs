@@ -108,5 +108,12 @@ where
     C: CacheOps,
 {
     let identity = checked_reader_identity_string(source)?;
-    CacheFile::new(cache, geometry, identity, config.verify(), config.bypass())
+    CacheFile::new(
+        cache,
+        geometry,
+        identity,
+        config.verify(),
+        config.rebuild(),
+        config.bypass(),
+    )
 }

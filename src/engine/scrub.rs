@@ -26,7 +26,7 @@ pub(crate) struct Scrubbing<'a, C> {
 }
 
 /// How many windows are compared before other tasks get their turn.
-const WINDOWS_A_TURN: u32 = 4;
+pub(super) const WINDOWS_A_TURN: u32 = 4;
 
 /// Called with the counts so far.
 type Tell<'t> = &'t mut (dyn FnMut(&ScrubReport) + Send);

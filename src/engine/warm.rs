@@ -37,6 +37,7 @@ use crate::warm::{PauseSwitch, WarmPlan, WarmProgress};
 use super::fetching::{Fetched, Fetching};
 use super::flushing::Flushing;
 use super::memory::sized;
+use super::scrub::WINDOWS_A_TURN;
 
 /// How often in a row a range is cached of which the backend damages blocks meanwhile: then it keeps nothing. Blocks that
 /// another task drops are no damage, and do not count.
@@ -81,6 +82,7 @@ struct Job<'a> {
     ctx: ReadContext,
     windows_at_once: u32,
     pause: Option<&'a PauseSwitch>,
+    compares: bool,
 }
 
 impl Job<'_> {
@@ -180,6 +182,7 @@ where
             ctx,
             windows_at_once: self.windows_at_once,
             pause: None,
+            compares: false,
         };
         let mut meter = Meter::new(&wanted, self.geometry, None);
         self.run(job, &mut meter).await
@@ -199,6 +202,7 @@ where
             ctx: plan.context(),
             windows_at_once: plan.windows_at_once(self.windows_at_once)?,
             pause: plan.pause(),
+            compares: plan.compares(),
         };
         let mut meter = Meter::new(&wanted, self.geometry, tell);
         if wanted.is_empty() {
@@ -238,6 +242,9 @@ where
     /// Cancellation is strict: what was fetched stays cached, what was under way goes to the next task that claims it.
     async fn run(&self, job: Job<'_>, meter: &mut Meter<'_>) -> GibbloxResult<()> {
         self.file.ready().await?;
+        if job.compares {
+            self.compare(job).await?;
+        }
         let mut turns = Turns::every(STEPS_A_TURN);
         if meter.is_told() {
             meter.start(self.count_valid(job.wanted, &mut turns).await);
@@ -256,6 +263,10 @@ where
             // A block may be dropped after the walk has passed it, or found damaged.
             let damaged_before = damaged();
             result = self.walk(job, &unflushed, meter, &mut turns).await;
+            if job.compares && result.is_ok() {
+                // What others stored meanwhile, or a policy does not trust yet.
+                result = self.compare(job).await;
+            }
             attempts = if damaged() == damaged_before {
                 0
             } else {
@@ -269,6 +280,39 @@ where
             meter.finish();
         }
         result
+    }
+
+    /// Compares what is valid and not trusted, and drops what does not match. Fails where some of it cannot be read.
+    async fn compare(&self, job: Job<'_>) -> GibbloxResult<()> {
+        let mut window = Vec::new();
+        let mut turns = Turns::every(WINDOWS_A_TURN);
+        for wanted in job.wanted {
+            let mut rest = Some(*wanted);
+            while let Some(run) = rest {
+                let (state, run) = self.file.known_state_at(run.first(SCAN_BLOCKS))?;
+                let compares = state == State::Valid && !self.file.is_trusted(run);
+                let run = if compares {
+                    run.first(self.window_blocks)
+                } else {
+                    run
+                };
+                if compares && !self.file.is_trusted(run) {
+                    if let Some(resumed) = job.resumed() {
+                        // Resumed, or the switch is gone.
+                        let _ = resumed.await;
+                    }
+                    let buf = sized(&mut window, self.geometry.len_bytes(run.blocks()))?;
+                    match self.file.scrub(run, buf).await {
+                        Ok(scrubbed) => scrubbed.result?,
+                        // Some of it was dropped just now: what is valid has changed.
+                        Err(_) => continue,
+                    }
+                }
+                rest = wanted.from(run.end());
+                turns.done().await;
+            }
+        }
+        Ok(())
     }
 
     /// Goes through what is wanted once, and caches what is missing, several windows at once.

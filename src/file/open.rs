@@ -22,7 +22,10 @@ use super::{CHECKED, CacheFile, LEGACY, LEGACY_SHORT};
 /// What becomes of a backend that holds no file of this source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Otherwise {
+    /// It gets one, unless the policy keeps what is there.
     Rebuild,
+    /// It gets one.
+    Replace,
     Leave,
 }
 
@@ -38,6 +41,8 @@ pub(super) enum Waits {
 pub(super) enum Found {
     /// The file of this source.
     Ours(Checksums),
+    /// That of a source with the same identity and another size.
+    Resized,
     /// That of another source.
     Other,
     /// None, for this reason.
@@ -49,6 +54,7 @@ impl fmt::Debug for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ours(_) => f.write_str("Ours"),
+            Self::Resized => f.write_str("Resized"),
             Self::Other => f.write_str("Other"),
             Self::Nothing(reason) => reason.fmt(f),
         }
@@ -90,7 +96,7 @@ impl<C: CacheOps> CacheFile<C> {
         }
     }
 
-    async fn open_alone(&self, otherwise: Otherwise, waits: Waits) -> GibbloxResult<()> {
+    pub(super) async fn open_alone(&self, otherwise: Otherwise, waits: Waits) -> GibbloxResult<()> {
         if self.is_open() {
             return Ok(());
         }
@@ -127,7 +133,9 @@ impl<C: CacheOps> CacheFile<C> {
     ) -> GibbloxResult<Found> {
         match self.look_whose(calls, header).await? {
             Found::Ours(checksums) => Ok(Found::Ours(checksums)),
-            Found::Other | Found::Nothing(_) => self.look_whose(calls, header).await,
+            Found::Resized | Found::Other | Found::Nothing(_) => {
+                self.look_whose(calls, header).await
+            }
         }
     }
 
@@ -137,14 +145,14 @@ impl<C: CacheOps> CacheFile<C> {
         calls: &Calls<'_, C, Validity>,
         header: Header<'_>,
     ) -> GibbloxResult<Found> {
-        let len = u32::try_from(self.identity.len()).unwrap_or(u32::MAX);
-        let stored = match read_header(calls, header.len_bytes(), len).await? {
+        let stored = match read_header(calls, header.len_bytes(), header.identity_bytes()).await? {
             Ok(stored) => stored,
             Err(Reason::LongIdentity(_)) => return Ok(Found::Other),
             Err(reason) => return Ok(Found::Nothing(reason)),
         };
         Ok(match stored.parsed() {
             Ok(parsed) if header.describes(&parsed) => Found::Ours(parsed.checksums),
+            Ok(parsed) if header.is_of_same_source(&parsed) => Found::Resized,
             Ok(_) => Found::Other,
             Err(reason) => Found::Nothing(reason),
         })
@@ -195,7 +203,7 @@ impl<C: CacheOps> CacheFile<C> {
             };
         }
         debug!(
-            identity = self.identity,
+            identity = self.named().identity(),
             cached_blocks = self.validity.valid_blocks(),
             checksums = ?checksums,
             complete,
@@ -220,7 +228,7 @@ impl<C: CacheOps> CacheFile<C> {
         header: Header<'_>,
         why: Found,
     ) -> GibbloxResult<()> {
-        debug!(identity = self.identity, why = ?why, "rebuilding the cache file");
+        debug!(identity = self.named().identity(), why = ?why, "rebuilding the cache file");
         let is_new = match why {
             Found::Nothing(Reason::Empty) => true,
             // As good as empty: a new file that was begun, and nothing after that.
@@ -275,7 +283,8 @@ impl<C: CacheOps> CacheFile<C> {
         if !self.header_is_due.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.write_header(calls, Header::new(self.geometry, &self.identity)?)
+        let named = self.named();
+        self.write_header(calls, Header::new(self.geometry, named.identity())?)
             .await
     }
 

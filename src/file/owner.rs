@@ -31,22 +31,22 @@
 //! Waiting for a lock for long: it takes a thread or a timer. Asking before each write whether the file is still there: a lock that
 //! is kept answers that once.
 
-use alloc::boxed::Box;
 use alloc::format;
 use core::future::poll_fn;
 use core::task::Poll;
 
 use gibblox_core::GibbloxResult;
-use once_cell::race::OnceBox;
 use tracing::{debug, warn};
 
 use crate::backend::{CacheOps, LockMode, LockOutcome, Tenant};
 use crate::bitmap::Validity;
-use crate::error::{busy, not_open, read_only, taken};
+use crate::config::RebuildPolicy;
+use crate::error::{busy, kept, not_open, read_only, taken};
 use crate::format::header::{Header, Reason};
 use crate::port::{Calls, ReadPieces};
 use crate::run::Run;
-use crate::sync::{AtomicBool, Ordering};
+use crate::stats::CacheState;
+use crate::sync::{AtomicBool, Lock, Ordering};
 
 use super::open::{Found, Otherwise, Waits};
 use super::{CHECKED, CacheFile, zeroed};
@@ -58,23 +58,40 @@ const TRIES: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Owner {
     /// While the file is open, where the backend knows its tenants.
-    tenant: OnceBox<Tenant>,
+    tenant: Lock<Option<Tenant>>,
     /// Whether another reader had the file open when this one opened it.
     is_second: AtomicBool,
-    /// Whether the last attempt to open was refused.
+    /// Whether another reader has the array, as the last attempt to open found.
     is_refused: AtomicBool,
+    /// Whether the policy keeps what is there, as the last attempt to open found.
+    is_kept: AtomicBool,
 }
 
 impl Owner {
-    /// Whether another reader uses the array and this one goes without.
-    pub(super) fn is_refused(&self) -> bool {
-        self.is_refused.load(Ordering::Relaxed)
+    /// What a program is told of a file that is not open.
+    pub(super) fn closed_state(&self) -> CacheState {
+        if self.is_refused.load(Ordering::Relaxed) {
+            CacheState::Taken
+        } else if self.is_kept.load(Ordering::Relaxed) {
+            CacheState::Kept
+        } else {
+            CacheState::NotOpen
+        }
+    }
+
+    /// Gives up the array.
+    pub(super) fn leave(&self) {
+        let tenant = self.tenant.with(Option::take);
+        // Outside of the lock: the backend may have something to do when the last tenant leaves.
+        drop(tenant);
     }
 
     /// Whether other readers may write to the file.
     pub(super) fn shares(&self) -> bool {
         self.is_second.load(Ordering::Relaxed)
-            || self.tenant.get().is_some_and(|tenant| !tenant.is_alone())
+            || self
+                .tenant
+                .with(|tenant| tenant.as_ref().is_some_and(|tenant| !tenant.is_alone()))
     }
 }
 
@@ -83,6 +100,8 @@ enum Outcome {
     Open(usize),
     /// Another reader has the array, for as long as it lives.
     Taken,
+    /// The policy keeps what is there.
+    Kept,
     /// Another process is just building the file, or this source's is not there and may not be built.
     NotNow,
 }
@@ -98,13 +117,14 @@ impl<C: CacheOps> CacheFile<C> {
         otherwise: Otherwise,
         waits: Waits,
     ) -> GibbloxResult<usize> {
-        let header = Header::new(self.geometry, &self.identity)?;
+        let named = self.named();
+        let header = Header::new(self.geometry, named.identity())?;
         let tenant = match self.port.tenants() {
             None => None,
             Some(tenants) => {
                 let geometry = self.geometry;
                 let (size, blocks) = (geometry.block_size(), geometry.total_blocks());
-                let who = format!("{size} {blocks} {}", self.identity);
+                let who = format!("{size} {blocks} {}", named.identity());
                 let Some(tenant) = tenants.join(&who)? else {
                     return Err(self.refused("another reader in this process"));
                 };
@@ -132,16 +152,16 @@ impl<C: CacheOps> CacheFile<C> {
         };
         match outcome {
             Outcome::Open(state) => {
-                if let Some(tenant) = tenant {
-                    // It is opened once, so there is none yet.
-                    let _ = self.owner.tenant.set(Box::new(tenant));
-                }
+                // It is opened once, or has left, so there is none yet.
+                self.owner.tenant.with(|place| *place = tenant);
+                self.owner.is_kept.store(false, Ordering::Relaxed);
                 if self.owner.is_refused.swap(false, Ordering::Relaxed) {
                     debug!("the cache file is used: the reader that had it has gone");
                 }
                 Ok(state)
             }
             Outcome::Taken => Err(self.refused("another process")),
+            Outcome::Kept => Err(self.kept()),
             Outcome::NotNow if self.port.is_read_only() => Err(read_only()),
             Outcome::NotNow if otherwise == Otherwise::Leave => Err(not_open()),
             Outcome::NotNow => Err(busy()),
@@ -152,11 +172,35 @@ impl<C: CacheOps> CacheFile<C> {
     fn refused(&self, by: &str) -> gibblox_core::GibbloxError {
         if !self.owner.is_refused.swap(true, Ordering::Relaxed) {
             warn!(
-                identity = self.identity,
+                identity = self.named().identity(),
                 "reading without a cache: {by} uses the array for another source"
             );
         }
         taken()
+    }
+
+    #[cold]
+    fn kept(&self) -> gibblox_core::GibbloxError {
+        if !self.owner.is_kept.swap(true, Ordering::Relaxed) {
+            let (size, blocks) = (self.geometry.block_size(), self.geometry.total_blocks());
+            warn!(
+                identity = self.named().identity(),
+                block_size = size,
+                blocks,
+                "reading without a cache: the array holds another one, which is not to be overwritten"
+            );
+        }
+        kept()
+    }
+
+    /// Whether what was found stays as it is, though it is no file of this source.
+    fn keeps(&self, otherwise: Otherwise, found: Found) -> bool {
+        otherwise == Otherwise::Rebuild
+            && match found {
+                Found::Resized => self.rebuild != RebuildPolicy::Always,
+                Found::Other => self.rebuild == RebuildPolicy::Never,
+                Found::Ours(_) | Found::Nothing(_) => false,
+            }
     }
 
     /// Opens beside other tenants of the same identity: they have the lock, and may not lose what they have.
@@ -166,7 +210,7 @@ impl<C: CacheOps> CacheFile<C> {
         header: Header<'_>,
     ) -> GibbloxResult<Outcome> {
         self.owner.is_second.store(true, Ordering::Relaxed);
-        self.open_unlocked(calls, header, false).await
+        self.open_unlocked(calls, header, Otherwise::Leave).await
     }
 
     /// Opens as the only tenant.
@@ -177,18 +221,21 @@ impl<C: CacheOps> CacheFile<C> {
         otherwise: Otherwise,
         waits: Waits,
     ) -> GibbloxResult<Outcome> {
-        let may_rebuild = otherwise == Otherwise::Rebuild && !self.port.is_read_only();
+        let may_rebuild = otherwise != Otherwise::Leave && !self.port.is_read_only();
         let mut outcome = Outcome::NotNow;
         for _ in 0..TRIES {
             match self.port.lock(LockMode::Sole).await {
                 LockOutcome::Unknown => {
-                    return self.open_unlocked(calls, header, may_rebuild).await;
+                    return self.open_unlocked(calls, header, otherwise).await;
                 }
                 LockOutcome::Granted => {
                     let found = self.find(calls, header).await?;
                     if !matches!(found, Found::Ours(_)) {
                         if !may_rebuild {
                             return Ok(Outcome::NotNow);
+                        }
+                        if self.keeps(otherwise, found) {
+                            return Ok(Outcome::Kept);
                         }
                         self.rebuild(calls, header, found).await?;
                     }
@@ -208,16 +255,19 @@ impl<C: CacheOps> CacheFile<C> {
                                 return self.load(calls, checksums).await.map(Outcome::Open);
                             }
                             _ if !may_rebuild => return Ok(Outcome::NotNow),
+                            found if self.keeps(otherwise, found) => return Ok(Outcome::Kept),
                             // It is being built, and the next look finds whose it is.
                             Found::Nothing(Reason::Empty | Reason::Blank | Reason::Truncated) => {}
-                            Found::Other | Found::Nothing(_) => match self.port.renew().await {
-                                Ok(true) => {}
-                                Ok(false) => return Ok(Outcome::Taken),
-                                Err(error) => {
-                                    debug!(%error, "there is no fresh array to be had");
-                                    outcome = Outcome::Taken;
+                            Found::Resized | Found::Other | Found::Nothing(_) => {
+                                match self.port.renew().await {
+                                    Ok(true) => {}
+                                    Ok(false) => return Ok(Outcome::Taken),
+                                    Err(error) => {
+                                        debug!(%error, "there is no fresh array to be had");
+                                        outcome = Outcome::Taken;
+                                    }
                                 }
-                            },
+                            }
                         }
                     }
                 }
@@ -237,11 +287,13 @@ impl<C: CacheOps> CacheFile<C> {
         &self,
         calls: &Calls<'_, C, Validity>,
         header: Header<'_>,
-        may_rebuild: bool,
+        otherwise: Otherwise,
     ) -> GibbloxResult<Outcome> {
+        let may_rebuild = otherwise != Otherwise::Leave && !self.port.is_read_only();
         match self.find(calls, header).await? {
             Found::Ours(checksums) => self.load(calls, checksums).await.map(Outcome::Open),
             _ if !may_rebuild => Ok(Outcome::NotNow),
+            found if self.keeps(otherwise, found) => Ok(Outcome::Kept),
             found => {
                 self.rebuild(calls, header, found).await?;
                 Ok(Outcome::Open(CHECKED))

@@ -438,10 +438,11 @@ impl<C: CacheOps> CacheFile<C> {
             self.calls().read_all(piece.offset_bytes, part).await?;
             rest = behind;
         }
+        let hasher = self.hasher();
         let blocks = buf.chunks_exact(self.geometry.len_bytes(1));
         let sums = sums.chunks_exact(SUM_BYTES);
         for ((lba, block), sum) in (run.start()..).zip(blocks).zip(sums) {
-            if self.hasher.sum(lba, block) != sum {
+            if hasher.sum(lba, block) != sum {
                 found.wrong(Run::block(lba));
             }
         }

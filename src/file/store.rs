@@ -86,11 +86,12 @@ impl<C: CacheOps> CacheFile<C> {
 
     /// Writes the checksums of `run`, which `data` holds.
     async fn write_sums(&self, run: Run, data: &[u8]) -> GibbloxResult<()> {
+        let hasher = self.hasher();
         let mut blocks = (run.start()..).zip(data.chunks_exact(self.geometry.len_bytes(1)));
         for piece in pieces(run, |run| self.places.sums(run)) {
             let mut sums = zeroed(Layout::sums_len(piece.run), "checksums")?;
             for (sum, (lba, block)) in sums.chunks_exact_mut(SUM_BYTES).zip(&mut blocks) {
-                sum.copy_from_slice(&self.hasher.sum(lba, block));
+                sum.copy_from_slice(&hasher.sum(lba, block));
             }
             self.calls().write(piece.offset_bytes, &sums).await?;
         }

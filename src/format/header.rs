@@ -178,6 +178,11 @@ impl<'a> Header<'a> {
         PREFIX_BYTES + self.identity.len()
     }
 
+    /// How many bytes the identity has.
+    pub(crate) const fn identity_bytes(self) -> u32 {
+        self.identity_len
+    }
+
     /// The bytes of the header.
     pub(crate) fn encode(self, checksums: Checksums) -> GibbloxResult<Vec<u8>> {
         let mut behind = Vec::new();
@@ -201,7 +206,12 @@ impl<'a> Header<'a> {
         Ok(behind)
     }
 
-    /// Whether `parsed` is the header of the same source.
+    /// Whether `parsed` is the header of a source of the same identity, whatever its size.
+    pub(crate) fn is_of_same_source(&self, parsed: &Parsed<'_>) -> bool {
+        self.identity == parsed.identity
+    }
+
+    /// Whether `parsed` is the header of the same source, with the same size.
     pub(crate) fn describes(&self, parsed: &Parsed<'_>) -> bool {
         self.geometry == parsed.geometry && self.identity == parsed.identity
     }

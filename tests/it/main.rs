@@ -62,8 +62,12 @@ mod file {
     mod hostile;
     /// A file says what it holds without its source, and is only read for it.
     mod inspect;
+    /// What opening may not overwrite stays as it is.
+    mod kept;
     /// Opening takes over what matches and rebuilds what does not.
     mod open;
+    /// A source that changes while it is read is noticed, nothing of two versions is mixed, and the reader goes on.
+    mod versions;
 }
 
 /// A sick backend never makes a healthy source unreadable.
@@ -86,6 +90,8 @@ mod backend {
 
 /// Blocks can be cached ahead of the reads, and are served where the source is out of reach.
 mod warm {
+    /// Warming that compares is `Ok` when all of it can be read.
+    mod comparing;
     /// `ensure_cached` is `Ok` when every block is valid, in memory that does not grow with the range.
     mod ensure;
     /// Without the source, what is cached is served and nothing of another source is.

@@ -506,7 +506,7 @@ fn a_source_that_answers_is_opened_as_ever_whatever_the_policy() {
     for file in [
         Vec::new(),
         files()[0].clone(),
-        file_of_ours(&impostors()[0], CACHED),
+        file_of_ours(&impostors()[2], CACHED),
     ] {
         let plain = {
             let (source, backend) = (source(), Backend::with_bytes(file.clone()));
