@@ -125,7 +125,7 @@ impl CacheFileInfo {
 /// ```
 pub async fn inspect<C: CacheOps + ?Sized>(cache: &C) -> GibbloxResult<Inspection> {
     let file = Ungated(cache);
-    let header = match read_header(&file, PREFIX_BYTES, LONGEST_IDENTITY_BYTES).await? {
+    let mut header = match read_header(&file, PREFIX_BYTES, LONGEST_IDENTITY_BYTES).await? {
         Ok(header) => header,
         Err(reason) => return Ok(reason.into()),
     };

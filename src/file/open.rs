@@ -145,11 +145,12 @@ impl<C: CacheOps> CacheFile<C> {
         calls: &Calls<'_, C, Validity>,
         header: Header<'_>,
     ) -> GibbloxResult<Found> {
-        let stored = match read_header(calls, header.len_bytes(), header.identity_bytes()).await? {
-            Ok(stored) => stored,
-            Err(Reason::LongIdentity(_)) => return Ok(Found::Other),
-            Err(reason) => return Ok(Found::Nothing(reason)),
-        };
+        let mut stored =
+            match read_header(calls, header.len_bytes(), header.identity_bytes()).await? {
+                Ok(stored) => stored,
+                Err(Reason::LongIdentity(_)) => return Ok(Found::Other),
+                Err(reason) => return Ok(Found::Nothing(reason)),
+            };
         Ok(match stored.parsed() {
             Ok(parsed) if header.describes(&parsed) => Found::Ours(parsed.checksums),
             Ok(parsed) if header.is_of_same_source(&parsed) => Found::Resized,
@@ -294,7 +295,7 @@ impl<C: CacheOps> CacheFile<C> {
             return;
         }
         let stored = read_header(calls, PREFIX_BYTES, LONGEST_IDENTITY_BYTES).await;
-        let Ok(Ok(stored)) = stored else {
+        let Ok(Ok(mut stored)) = stored else {
             warn!(why = ?why, "what is no cache file of this version is overwritten with one");
             return;
         };

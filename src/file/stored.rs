@@ -36,8 +36,8 @@ pub(super) struct StoredHeader {
 }
 
 impl StoredHeader {
-    pub(super) fn parsed(&self) -> Result<Parsed<'_>, Reason> {
-        self.prefix.finish(&self.bytes)
+    pub(super) fn parsed(&mut self) -> Result<Parsed<'_>, Reason> {
+        self.prefix.finish(&mut self.bytes)
     }
 }
 
@@ -165,7 +165,7 @@ pub(crate) async fn stored_total_blocks<C: CacheOps + ?Sized>(
 ) -> GibbloxResult<Option<u64>> {
     let file = Ungated(cache);
     let longest = u32::try_from(longest_identity_bytes).unwrap_or(u32::MAX);
-    let Ok(header) = read_header(&file, PREFIX_BYTES, longest).await? else {
+    let Ok(mut header) = read_header(&file, PREFIX_BYTES, longest).await? else {
         return Ok(None);
     };
     let Ok(parsed) = header.parsed() else {

@@ -11,11 +11,14 @@ use gibblox_core::GibbloxResult;
 use crate::error::{invalid_input, out_of_memory};
 use crate::geometry::Geometry;
 
-use super::checksum::{Checksums, header_check};
+use super::checksum::{CHECK_BYTES, Checksums, header_check};
 use super::layout::Layout;
 
 pub(crate) const MAGIC: [u8; 7] = *b"GIBBLX!";
 pub(crate) const VERSION: u8 = 2;
+
+/// Where the header check lies.
+const CHECK_AT: usize = 9;
 
 /// Bytes in front of the identity.
 pub(crate) const PREFIX_BYTES: usize = 28;
@@ -131,17 +134,29 @@ impl Prefix {
     }
 
     /// Checks the whole header, which begins with what this was parsed from.
-    pub(crate) fn finish<'a>(&self, bytes: &'a [u8]) -> Result<Parsed<'a>, Reason> {
-        let Some(header) = bytes.get(..self.header_bytes) else {
+    ///
+    /// `bytes` are changed while they are checked, and the same afterwards.
+    pub(crate) fn finish<'a>(&self, bytes: &'a mut [u8]) -> Result<Parsed<'a>, Reason> {
+        let Some(header) = bytes.get_mut(..self.header_bytes) else {
             return Err(Reason::Truncated);
         };
-        let (front, rest) = header.split_at(9);
-        let (check, behind) = rest.split_at(3);
+        let [kind, check @ ..] = self.kind;
+        let is_checked = kind == 1 && {
+            // The check lies in the middle of what it covers.
+            let (covered_bytes, rest) =
+                (header.len() - CHECK_BYTES, header.split_at_mut(CHECK_AT).1);
+            rest.rotate_left(CHECK_BYTES);
+            let found = header_check(header.get(..covered_bytes).unwrap_or_default());
+            let (_, rest) = header.split_at_mut(CHECK_AT);
+            rest.rotate_right(CHECK_BYTES);
+            found == check
+        };
         let checksums = match self.kind {
             [0, 0, 0, 0] => Checksums::Absent,
-            [1, ..] if header_check(front, behind) == check => Checksums::Xxh3,
+            _ if is_checked => Checksums::Xxh3,
             _ => return Err(Reason::Check),
         };
+        let header = &*header;
         let identity = header.get(PREFIX_BYTES..).unwrap_or_default();
         let identity = core::str::from_utf8(identity).map_err(|_| Reason::Identity)?;
         Ok(Parsed {
@@ -185,25 +200,25 @@ impl<'a> Header<'a> {
 
     /// The bytes of the header.
     pub(crate) fn encode(self, checksums: Checksums) -> GibbloxResult<Vec<u8>> {
-        let mut behind = Vec::new();
-        behind
+        let mut header = Vec::new();
+        header
             .try_reserve_exact(self.len_bytes())
             .map_err(|_| out_of_memory("the header"))?;
-        behind.extend_from_slice(&self.geometry.block_size().to_le_bytes());
-        behind.extend_from_slice(&self.geometry.total_blocks().to_le_bytes());
-        behind.extend_from_slice(&self.identity_len.to_le_bytes());
-        behind.extend_from_slice(self.identity.as_bytes());
-
-        let mut front = [0; 12];
-        let fields = MAGIC.into_iter().chain([VERSION, checksums.byte()]);
-        for (to, from) in front.iter_mut().zip(fields) {
-            *to = from;
+        header.extend_from_slice(&MAGIC);
+        header.extend_from_slice(&[VERSION, checksums.byte()]);
+        header.extend_from_slice(&self.geometry.block_size().to_le_bytes());
+        header.extend_from_slice(&self.geometry.total_blocks().to_le_bytes());
+        header.extend_from_slice(&self.identity_len.to_le_bytes());
+        header.extend_from_slice(self.identity.as_bytes());
+        let check = match checksums {
+            Checksums::Absent => [0; CHECK_BYTES],
+            Checksums::Xxh3 => header_check(&header),
+        };
+        // There is room for them.
+        for byte in check.into_iter().rev() {
+            header.insert(CHECK_AT, byte);
         }
-        if let (Checksums::Xxh3, [front @ .., a, b, c]) = (checksums, &mut front) {
-            [*a, *b, *c] = header_check(front, &behind);
-        }
-        behind.splice(..0, front);
-        Ok(behind)
+        Ok(header)
     }
 
     /// Whether `parsed` is the header of a source of the same identity, whatever its size.
@@ -240,7 +255,8 @@ mod tests {
     /// What a reader of `header` makes of a file that begins with `bytes`: its checksums, if it is used.
     fn used(header: Header<'_>, bytes: &[u8]) -> Result<Option<Checksums>, Reason> {
         let prefix = Prefix::parse(bytes, 64)?;
-        let parsed = prefix.finish(bytes)?;
+        let mut bytes = bytes.to_vec();
+        let parsed = prefix.finish(&mut bytes)?;
         Ok(header.describes(&parsed).then_some(parsed.checksums))
     }
 
