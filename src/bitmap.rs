@@ -310,7 +310,7 @@ impl Validity {
         })
     }
 
-    /// Trusts nothing any more: a flush failed, and nobody knows what the medium kept.
+    /// Trusts nothing any more: a flush failed, and nothing tells what the medium kept.
     pub(crate) fn distrust_all(&self) {
         self.take_trusted(|_| ());
     }

@@ -33,7 +33,7 @@
 //! # What was not done
 //!
 //! One queue for the whole table, in which a range waits for all earlier ones that overlap it: it is simpler to say, but
-//! each claim would look at those who wait, too, and a plain miss claims while nobody waits for it. A channel for each waiter
+//! each claim would look at those who wait, too, and a plain miss claims while no task waits for it. A channel for each waiter
 //! in place of the slot: the model checker does not see into it, and the race of a token with a dropped waiter is the one
 //! that matters.
 
@@ -455,7 +455,7 @@ impl<T, W> Held<'_, T, W> {
         self.group
     }
 
-    /// Whether the claim stands; from now on nobody makes it void.
+    /// Whether the claim stands; from now on no task makes it void.
     pub(crate) fn make_firm(&self) -> bool {
         self.claims.table.with(|table| {
             let place = table.place_of(self.run, self.group);

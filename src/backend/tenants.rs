@@ -15,6 +15,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
+use core::panic::AssertUnwindSafe;
 
 use async_lock::MutexGuard;
 use gibblox_core::GibbloxResult;
@@ -64,8 +65,14 @@ use crate::sync::{AtomicBool, Lock, Ordering};
 /// #   }
 /// }
 /// ```
-#[derive(Clone, Debug, Default)]
-pub struct Tenants(Arc<Register>);
+#[derive(Debug, Default)]
+pub struct Tenants(AssertUnwindSafe<Arc<Register>>);
+
+impl Clone for Tenants {
+    fn clone(&self) -> Self {
+        Self(AssertUnwindSafe(Arc::clone(&self.0)))
+    }
+}
 
 type Hook = Box<dyn Fn() + Send + Sync>;
 
@@ -105,10 +112,11 @@ impl Tenants {
     /// use this register.
     #[must_use]
     pub fn with_vacated(vacated: impl Fn() + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Register {
+        // What is behind the lock is consistent between any two statements, so a panic leaves nothing half done.
+        Self(AssertUnwindSafe(Arc::new(Register {
             vacated: Some(Box::new(vacated)),
             ..Register::default()
-        }))
+        })))
     }
 
     /// Whether no reader uses the array at this moment.
