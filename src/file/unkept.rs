@@ -204,7 +204,7 @@ impl Drop for Covering<'_> {
 struct Runs(Vec<Run>);
 
 impl Runs {
-    const fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
