@@ -250,4 +250,16 @@ mod tests {
         drop(join(&tenants, "b"));
         assert_eq!(calls.load(Ordering::Relaxed), 2);
     }
+
+    #[test]
+    fn a_tenant_is_first_until_one_has_opened_however_many_have_joined() {
+        let tenants = Tenants::new();
+        let [first, second] = [(); 2].map(|()| join(&tenants, "a").expect("of one identity"));
+        assert!(first.is_first() && second.is_first(), "both wait");
+        second.has_opened();
+        second.has_opened();
+        assert!(!first.is_first() && !second.is_first());
+        drop(second);
+        assert!(first.is_first(), "the one that had opened has left");
+    }
 }

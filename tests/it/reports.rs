@@ -26,6 +26,8 @@ mod passes;
 mod passing_fault;
 /// What was dropped stays dropped after a rebuild, and a rebuild that failed begins anew.
 mod rebuilds;
+/// What was found by reading the code.
+mod reviewed;
 /// A scrub keeps what it cannot read, and says so.
 mod scrub;
 /// What a short file still holds is served, also where it cannot be repaired.
