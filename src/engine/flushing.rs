@@ -22,15 +22,16 @@ use crate::file::{CacheFile, NotValid, Rewritten};
 use crate::flush::{Deferral, FlushGate, FlushTicket, Limit};
 use crate::geometry::Geometry;
 use crate::sync::{AtomicBool, Ordering};
-use crate::turn::Turns;
+use crate::turn::{Turns, yield_now};
 
 use super::memory::sized;
 
-/// How many flushes it takes at most to make all durable, where others fail meanwhile.
-const ROUNDS: u32 = 5;
+/// How many flushes it takes at most to make all durable, where others fail or are dropped meanwhile. One that fails
+/// itself is the last, so so many are needed only beside many tasks that are dropped.
+const ROUNDS: u32 = 64;
 
 /// How often a run is looked at where blocks of it are dropped meanwhile.
-const LOOKS: u32 = 16;
+const LOOKS: u32 = 256;
 
 /// How many blocks of the bitmap are looked at in one go: a few microseconds.
 const SCAN_BLOCKS: u64 = 1 << 18;
@@ -99,8 +100,11 @@ impl<'a, C: CacheOps> Flushing<'a, C> {
                         }
                         lba = run.end();
                     }
-                    // Some of it was dropped just now: what is valid has changed.
-                    Err(NotValid) if looks < LOOKS => looks += 1,
+                    // Some of it was dropped just now, or is being written again by a task that may be of this thread.
+                    Err(NotValid) if looks < LOOKS => {
+                        looks += 1;
+                        yield_now().await;
+                    }
                     Err(NotValid) => return Err(not_kept()),
                 }
             }
