@@ -113,10 +113,9 @@ impl<C: CacheOps> CacheFile<C> {
                 let sums = sums.get_mut(..Layout::sums_len(piece.run));
                 let sums = sums.unwrap_or_default();
                 let found = self.calls().read_some(piece.offset_bytes, sums).await;
-                if always
-                    || found.is_err()
-                    || found.is_ok_and(|got| any_set(sums.get(..got).unwrap_or_default()))
-                {
+                // A short answer tells nothing of what it leaves out.
+                let is_erased = found.is_ok_and(|got| got == sums.len() && !any_set(sums));
+                if always || !is_erased {
                     sums.fill(0);
                     self.calls().write(piece.offset_bytes, sums).await?;
                 }
