@@ -30,6 +30,9 @@ const SUMS_AT_ONCE: u64 = 512;
 /// After so many steps other tasks get their turn.
 const STEPS_A_TURN: u32 = 16;
 
+/// Of so many blocks all checksums are looked at: 64 KiB of them. Of more, only those that a reader may have stored.
+const SEARCHED_BLOCKS: u64 = 1 << 13;
+
 /// How many blocks of a file that others use too are erased in one step.
 const SHARED_BLOCKS: u64 = 1 << 15;
 
@@ -51,7 +54,12 @@ impl<C: CacheOps> CacheFile<C> {
     pub(crate) async fn erase(&self, run: Run) -> GibbloxResult<()> {
         let mut turns = Turns::every(STEPS_A_TURN);
         let mut rest = Some(run);
-        while let Some(part) = rest.and_then(|rest| self.first_touched(rest)) {
+        let is_short = run.blocks() <= SEARCHED_BLOCKS;
+        while let Some(part) = rest.and_then(|rest| {
+            // An earlier process may have written a block and not its bit, which only its checksum tells.
+            let searched = is_short.then(|| rest.first(SHARED_BLOCKS));
+            searched.or_else(|| self.first_touched(rest))
+        }) {
             rest = run.from(part.end());
             // Also where no bit is set in memory: a write that was dropped or failed may have left one in the file.
             self.write_bits(part).await?;

@@ -606,6 +606,10 @@ fn live<C: CacheOps>(
             finish(reader.clear()).expect("nothing fails any more");
         }
         check_read(&reader, source, 0, source.blocks());
+        if config.wider_fetches().gap_blocks() != 0 {
+            // What lies in a gap comes from the source, and is read from the cache only now.
+            check_read(&reader, source, 0, source.blocks());
+        }
         let counters = reader.counters();
         // Else what was fetched may have been dropped before it was used.
         if hazards == [Unasked] {
@@ -620,10 +624,6 @@ fn live<C: CacheOps>(
             );
             let again = fetched_again(source) - again_before;
             assert_eq!(again, counters.refetched_blocks, "but for gaps");
-        }
-        if config.wider_fetches().gap_blocks() != 0 {
-            // What lies in a gap comes from the source, and only now does damage of it show.
-            check_read(&reader, source, 0, source.blocks());
         }
         let fetches = source.fetches();
         check_read(&reader, source, 0, source.blocks());
