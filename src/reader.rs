@@ -371,13 +371,14 @@ where
     /// - *Under [`VerifyPolicy::Never`](crate::VerifyPolicy::Never)* nothing is compared, and it may leave them in any file.
     ///   After [`flush_cache`](Self::flush_cache) the new bytes are there.
     /// - *A block that an earlier process wrote but never marked as valid*, because it was killed or lost power in
-    ///   between. It is found only if one of the same 32 Ki blocks (8 Ki on 32-bit targets) was cached when the file was
+    ///   between. In a range of more than 8,192 blocks it is found only if one of the same 32 Ki blocks (8 Ki on 32-bit targets) was cached when the file was
     ///   opened, or has been since. If it was not found, such a power cut may bring its old bytes back.
     ///
     /// # Cost
     ///
     /// For each 32 Ki blocks (8 Ki on 32-bit targets) of which any was ever cached, one write of bits, and a read and
-    /// a write for each 512 checksums, where these are set; one flush.
+    /// a write for each 512 checksums, where these are set; one flush. In a range of up to 8,192 blocks all of it is
+    /// looked at. [`clear`](Self::clear) cuts the checksums off where there are more than 8,192.
     ///
     /// # Examples
     ///

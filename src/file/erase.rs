@@ -4,9 +4,10 @@
 //! not. So the checksum is overwritten with zeros too, which match nothing. The caller leads the run that it drops, so no
 //! block of it is stored meanwhile.
 //!
-//! Only allocated chunks of the bitmap are visited: elsewhere this process has set no bit and written no checksum. So
-//! dropping a large device of which a little is cached costs a little. A block that an earlier process wrote without
-//! setting its bit is not found there; that would take reading every checksum.
+//! Of a short range all checksums are looked at. Of a longer one only allocated chunks of the bitmap are visited: elsewhere
+//! this process has set no bit and written no checksum. So dropping a large device of which a little is cached costs a
+//! little. A block that an earlier process wrote without setting its bit is not found there; that would take reading
+//! every checksum.
 
 use gibblox_core::GibbloxResult;
 
