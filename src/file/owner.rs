@@ -32,8 +32,6 @@
 //! is kept answers that once.
 
 use alloc::format;
-use core::future::poll_fn;
-use core::task::Poll;
 
 use gibblox_core::GibbloxResult;
 use tracing::{debug, warn};
@@ -47,6 +45,7 @@ use crate::port::{Calls, ReadPieces};
 use crate::run::Run;
 use crate::stats::CacheState;
 use crate::sync::{AtomicBool, Lock, Ordering};
+use crate::turn::yield_now;
 
 use super::open::{Found, Otherwise, Waits};
 use super::{CHECKED, CacheFile, zeroed};
@@ -277,7 +276,7 @@ impl<C: CacheOps> CacheFile<C> {
                 Waits::Yes => drop(calls.flush().await),
                 Waits::No => {}
             }
-            yield_once().await;
+            yield_now().await;
         }
         Ok(outcome)
     }
@@ -328,20 +327,6 @@ fn bits_of(run: Run, lba: u64) -> u8 {
     let bit = |bound: u64| bound.saturating_sub(lba).min(8);
     let below = |bit: u64| ((1_u16 << bit) - 1).to_le_bytes()[0];
     below(bit(run.end())) & !below(bit(run.start()))
-}
-
-/// Lets other tasks run.
-async fn yield_once() {
-    let mut yielded = false;
-    poll_fn(|context| {
-        if yielded {
-            return Poll::Ready(());
-        }
-        yielded = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 #[cfg(all(test, not(model)))]
